@@ -1,0 +1,3 @@
+"""Penstock trains very large sparse models from event logs, and serves them while they learn."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,169 @@
+"""How kernels are compiled and cached, and the few instructions that Numba has no name for.
+
+Numba does not notice an edited callee in another file, so the cache folder is named by a hash of all
+sources that can end up in a kernel. With ``NUMBA_DISABLE_JIT=1`` everything here runs as plain Python.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+__all__ = ["atomic_add", "atomic_or", "cache_folder", "compare_and_swap", "inlined", "kernel", "prefetch"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SOURCES = ("kernels", "optim")
+
+
+@functools.cache
+def cache_folder() -> Path:
+    """Folder of compiled kernels: ``PENSTOCK_CACHE_DIR``, else the user's cache, else a temporary one."""
+    package = Path(__file__).parent.parent
+    digest = hashlib.sha256(numba.__version__.encode())
+    for room in _SOURCES:
+        for source in sorted((package / room).glob("*.py")):
+            digest.update(source.read_bytes())
+    base = os.environ.get("PENSTOCK_CACHE_DIR")
+    root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "penstock"
+    folder = root / f"kernels-{digest.hexdigest()[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        folder = Path(tempfile.gettempdir()) / f"penstock-{os.getuid()}" / folder.name
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def kernel(function: F) -> F:
+    """Compile on first call, release the GIL, keep the machine code on disk.
+
+    Division by zero gives inf as in NumPy: the check that Python semantics need costs more than the division.
+    """
+    return _jit(function, nogil=True, cache=True)
+
+
+def inlined(function: F) -> F:
+    """A part of kernels, inlined into each: a call would pass arrays by counting their references."""
+    return _jit(function, nogil=True, inline="always")
+
+
+def _jit(function: F, **options: Any) -> F:
+    # The folder is read when a function is decorated; other users of Numba in this process keep theirs.
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(cache_folder())
+    try:
+        compiled: F = numba.njit(error_model="numpy", **options)(function)
+    finally:
+        numba.config.CACHE_DIR = before
+    return compiled
+
+
+if numba.config.DISABLE_JIT:
+
+    def prefetch(array: Any, index: Any) -> None:
+        """Do nothing: there is no cache to warm."""
+
+    def compare_and_swap(array: Any, index: Any, old: Any, new: Any) -> Any:
+        """Single-threaded stand-in."""
+        found = array[index]
+        if found == old:
+            array[index] = new
+        return found
+
+    def atomic_add(array: Any, index: Any, value: Any) -> Any:
+        """Single-threaded stand-in."""
+        found = array[index]
+        array[index] = found + value
+        return found
+
+    def atomic_or(array: Any, index: Any, value: Any) -> Any:
+        """Single-threaded stand-in."""
+        found = array[index]
+        array[index] = found | value
+        return found
+
+    def load8(data: Any, index: Any) -> Any:
+        """Little-endian u64 at any byte offset."""
+        return data[index : int(index) + 8].view(np.uint64)[0]
+
+else:
+
+    def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+        data = context.make_array(array_type)(context, builder, array).data
+        return builder.gep(data, [index])
+
+    @intrinsic
+    def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
+        """Ask for the cache line of ``array[index]``, to be written soon (LLVM ``llvm.prefetch``)."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = builder.bitcast(
+                _pointer(context, builder, signature.args[0], args[0], args[1]), cgutils.voidptr_t
+            )
+            i32 = ir.IntType(32)
+            function = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, i32, i32, i32]),
+                "llvm.prefetch.p0",
+            )
+            builder.call(function, [pointer, i32(1), i32(3), i32(1)])
+            return context.get_dummy_value()
+
+        return types.void(array, index), codegen
+
+    @intrinsic
+    def compare_and_swap(typingctx: Any, array: Any, index: Any, old: Any, new: Any) -> Any:
+        """``array[index]`` becomes ``new`` if it is ``old``; returns what it was (acquire, release)."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+            result = builder.cmpxchg(pointer, args[2], args[3], "acq_rel", "acquire")
+            return builder.extract_value(result, 0)
+
+        return array.dtype(array, index, array.dtype, array.dtype), codegen
+
+    def _atomic(operation: str) -> Any:
+        def typing(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
+            def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+                pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+                return builder.atomic_rmw(operation, pointer, args[2], "acq_rel")
+
+            return array.dtype(array, index, array.dtype), codegen
+
+        return typing
+
+    @intrinsic
+    def atomic_add(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
+        """Add to ``array[index]``; returns what it was."""
+        return _atomic("add")(typingctx, array, index, value)
+
+    @intrinsic
+    def atomic_or(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
+        """Set bits of ``array[index]``; returns what it was."""
+        return _atomic("or")(typingctx, array, index, value)
+
+    @intrinsic
+    def load8(typingctx: Any, data: Any, index: Any) -> Any:
+        """Little-endian u64 at any byte offset of a u8 array; the caller has checked the end."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+            wide = builder.bitcast(pointer, ir.IntType(64).as_pointer())
+            return builder.load(wide, align=1)
+
+        return types.uint64(data, index), codegen

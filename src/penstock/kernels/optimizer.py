@@ -1,0 +1,144 @@
+"""The seam between kernels and optimizers: ``weight`` and ``update``, resolved by the type of the hyperparameters.
+
+A kernel receives the hyperparameters as a NamedTuple; its class was registered together with two plain
+functions of scalars, which are compiled into the kernel. Functions passed as arguments would work as well,
+but are never cached on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import namedtuple
+from collections.abc import Callable, Sequence
+from types import CodeType
+from typing import Any
+
+import numba
+from numba.core import types
+from numba.extending import overload, register_jitable
+
+__all__ = ["load_state", "register", "store_state", "update", "weight"]
+
+RowFunctions = tuple[Callable[..., Any], Callable[..., Any], int]
+_registered: dict[type, RowFunctions] = {}
+
+
+def register(
+    name: str,
+    fields: Sequence[str],
+    weight_of: Callable[..., Any],
+    update_of: Callable[..., Any],
+    states: int,
+) -> type:
+    """Make the NamedTuple of an optimizer's hyperparameters, and tie its two row functions to it.
+
+    The class is named by a digest of the functions' code, so that kernels compiled for an older version of
+    an edited function are not taken from the cache. (Functions that these two call are not looked into.)
+    """
+    digest = hashlib.sha256(repr((list(fields), states)).encode())
+    for function in (weight_of, update_of):
+        _digest_code(digest, function.__code__)
+    class_name = f"Hyper_{name}_{digest.hexdigest()[:12]}"
+    hyper = globals().get(class_name)
+    if hyper is None:
+        hyper = _hyper_class(class_name, fields)
+        _registered[hyper] = (weight_of, update_of, states)
+    return hyper  # type: ignore[no-any-return]
+
+
+def _digest_code(digest: Any, code: CodeType) -> None:
+    digest.update(code.co_code)
+    digest.update(repr((code.co_names, code.co_varnames)).encode())
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            _digest_code(digest, constant)
+        else:
+            digest.update(repr(constant).encode())
+
+
+def _hyper_class(class_name: str, fields: Sequence[str]) -> type:
+    hyper: type = namedtuple(class_name, list(fields))  # type: ignore[misc]  # noqa: PYI024
+    hyper.__module__ = __name__
+    globals()[class_name] = hyper
+    return hyper
+
+
+def __getattr__(name: str) -> type:
+    # Numba's cache index names every class that a kernel was ever compiled for, and cannot be read while one
+    # is missing: a class that this process has not registered is stood in for.
+    if name.startswith("Hyper_"):
+        return namedtuple(name, [])  # type: ignore[misc]  # noqa: PYI024
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _functions(hyper: Any) -> RowFunctions | None:
+    return _registered.get(getattr(hyper, "instance_class", type(None)))
+
+
+def weight(hyper: Any, state: Any) -> Any:
+    """The weight that a row's state stands for: ``weight((alpha, ...), (z, n)) -> w``."""
+    return _registered[type(hyper)][0](hyper, state)
+
+
+def update(hyper: Any, state: Any, w: Any, gradient: Any) -> Any:
+    """The state after a gradient: ``update((alpha, ...), (z, n), w, g) -> (z, n)``."""
+    return _registered[type(hyper)][1](hyper, state, w, gradient)
+
+
+def load_state(hyper: Any, words: Any, at: Any, step: Any) -> Any:
+    """``(words[at], words[at + step], ...)``, as many as the optimizer has."""
+    return tuple(words[at + s * step] for s in range(_registered[type(hyper)][2]))
+
+
+def store_state(hyper: Any, words: Any, at: Any, step: Any, state: Any) -> None:
+    """The inverse of ``load_state``."""
+    for s in range(_registered[type(hyper)][2]):
+        words[at + s * step] = state[s]
+
+
+if not numba.config.DISABLE_JIT:
+
+    @overload(weight, inline="always")
+    def _weight(hyper: Any, state: Any) -> Any:
+        functions = _functions(hyper)
+        if functions is None:
+            return None
+        compiled = register_jitable(inline="always")(functions[0])
+        return lambda hyper, state: compiled(hyper, state)
+
+    @overload(update, inline="always")
+    def _update(hyper: Any, state: Any, w: Any, gradient: Any) -> Any:
+        functions = _functions(hyper)
+        if functions is None:
+            return None
+        compiled = register_jitable(inline="always")(functions[1])
+        return lambda hyper, state, w, gradient: compiled(hyper, state, w, gradient)
+
+    @overload(load_state, inline="always")
+    def _load_state(hyper: Any, words: Any, at: Any, step: Any) -> Any:
+        functions = _functions(hyper)
+        assert functions is not None and isinstance(words, types.Array)
+        return (
+            lambda hyper, words, at, step: (words[at],),
+            lambda hyper, words, at, step: (words[at], words[at + step]),
+            lambda hyper, words, at, step: (words[at], words[at + step], words[at + step + step]),
+        )[functions[2] - 1]
+
+    @overload(store_state, inline="always")
+    def _store_state(hyper: Any, words: Any, at: Any, step: Any, state: Any) -> Any:
+        functions = _functions(hyper)
+        assert functions is not None and isinstance(words, types.Array)
+
+        def store1(hyper: Any, words: Any, at: Any, step: Any, state: Any) -> None:
+            words[at] = state[0]
+
+        def store2(hyper: Any, words: Any, at: Any, step: Any, state: Any) -> None:
+            words[at] = state[0]
+            words[at + step] = state[1]
+
+        def store3(hyper: Any, words: Any, at: Any, step: Any, state: Any) -> None:
+            words[at] = state[0]
+            words[at + step] = state[1]
+            words[at + step + step] = state[2]
+
+        return (store1, store2, store3)[functions[2] - 1]

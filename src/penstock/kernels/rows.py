@@ -1,0 +1,255 @@
+"""Rows in memory: open addressing in segments, with key, value and optimizer state side by side.
+
+A row is ``stride`` u64 wide: the key, then its f32 words, so that a row of one weight and two states fills
+16 bytes, and one cache line holds four. ``at`` is a row's place in u64 units; its words start at
+``words[2 * at + 2]``. Bit 0 of a stored key says that the row changed since the last ``take_changed``; the
+same is noted in a bitmap, so that changed rows are found without reading the others.
+
+Allocation and growth are decided in ``penstock.table``; here a full segment only makes a kernel return early.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.kernels.compile import atomic_add, atomic_or, compare_and_swap, inlined, kernel, prefetch
+from penstock.kernels.optimizer import load_state, store_state, update, weight
+
+__all__ = ["Rows", "find", "find_or_insert", "home", "insert", "list_rows", "mark", "pull", "push", "rehash"]
+
+ZERO = np.uint64(0)
+ONE = np.uint64(1)
+TWO = np.uint64(2)
+THREE = np.uint64(3)
+FOUR = np.uint64(4)
+SIX = np.uint64(6)
+LOW6 = np.uint64(63)
+NOWHERE = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+class Rows(NamedTuple):
+    """A table as kernels see it. ``keys`` and ``words`` are two views of one piece of memory."""
+
+    keys: NDArray[np.uint64]
+    words: NDArray[np.float32]
+    places: NDArray[np.uint64]
+    """u64[segments]: where the segment begins (u64 units) << 6 | log2 of its slots."""
+    used: NDArray[np.int64]
+    limit: NDArray[np.int64]
+    """i64[segments]: a segment with this many rows takes no more until it has grown."""
+    changed: NDArray[np.uint64]
+    """Bitmap of 16-byte units of ``keys``."""
+    halt: NDArray[np.uint8]
+    """u8[1]: set when a segment is full, so that all threads come back."""
+    stride: np.uint64
+    shift: np.uint64
+    """A key's segment is ``key >> shift``."""
+
+
+@inlined
+def home(rows: Any, key: Any) -> Any:
+    """Where the search for a key begins."""
+    place = rows.places[key >> rows.shift]
+    mask = (ONE << (place & LOW6)) - ONE
+    return (place >> SIX) + ((key >> ONE) & mask) * rows.stride
+
+
+@inlined
+def mark(rows: Any, at: Any) -> None:
+    """Note that the row is about to change."""
+    if rows.keys[at] & ONE == ZERO:
+        atomic_or(rows.keys, at, ONE)
+        atomic_or(rows.changed, at >> np.uint64(7), ONE << ((at >> ONE) & LOW6))
+
+
+@inlined
+def find(rows: Any, key: Any, start: Any) -> Any:
+    """Place of the key's row, or NOWHERE."""
+    at = start
+    found = rows.keys[at]
+    if (found | ONE) != (key | ONE):
+        place = rows.places[key >> rows.shift]
+        base = place >> SIX
+        mask = (ONE << (place & LOW6)) - ONE
+        slot = (key >> ONE) & mask
+        probes = ZERO
+        while (found | ONE) != (key | ONE):
+            if found == ZERO:
+                at = NOWHERE
+                break
+            # Round the four slots of a cache line first, then on to the next line.
+            probes += ONE
+            slot = (slot & ~THREE) | ((slot + ONE) & THREE)
+            if probes & THREE == ZERO:
+                slot = (slot + FOUR) & mask
+            at = base + slot * rows.stride
+            found = rows.keys[at]
+    return at
+
+
+@inlined
+def find_or_insert(rows: Any, key: Any, start: Any) -> Any:
+    """Place of the key's row, made if there was none; NOWHERE if the segment has to grow first.
+
+    Memory of empty slots is zero, so a new row is complete before its key stands in it.
+    """
+    at = start
+    found = rows.keys[at]
+    if (found | ONE) != (key | ONE):
+        segment = key >> rows.shift
+        place = rows.places[segment]
+        base = place >> SIX
+        mask = (ONE << (place & LOW6)) - ONE
+        slot = (key >> ONE) & mask
+        probes = ZERO
+        while (found | ONE) != (key | ONE):
+            if found == ZERO:
+                if rows.used[segment] >= rows.limit[segment]:
+                    rows.halt[0] = 1
+                    at = NOWHERE
+                    break
+                found = compare_and_swap(rows.keys, at, ZERO, key)
+                if found == ZERO:
+                    atomic_add(rows.used, segment, np.int64(1))
+                    break
+                continue
+            probes += ONE
+            slot = (slot & ~THREE) | ((slot + ONE) & THREE)
+            if probes & THREE == ZERO:
+                slot = (slot + FOUR) & mask
+            at = base + slot * rows.stride
+            found = rows.keys[at]
+    return at
+
+
+@kernel
+def pull(rows: Any, hyper: Any, keys: Any, out: Any) -> None:
+    """Weights of keys, ``out`` f32[n, dim]; a key without a row has weights 0.
+
+    With one row ``6 -> 0.5``: ``pull([6, 8]) == [[0.5], [0]]``.
+    """
+    dim = out.shape[1]
+    step = np.uint64(dim)
+    ahead = 16
+    for i in range(min(ahead, keys.size)):
+        prefetch(rows.keys, home(rows, keys[i]))
+    for i in range(keys.size):
+        if i + ahead < keys.size:
+            prefetch(rows.keys, home(rows, keys[i + ahead]))
+        at = find(rows, keys[i], home(rows, keys[i]))
+        if at == NOWHERE:
+            for d in range(dim):
+                out[i, d] = np.float32(0)
+        else:
+            word = at * TWO + TWO
+            for d in range(dim):
+                out[i, d] = weight(hyper, load_state(hyper, rows.words, word + np.uint64(d), step))
+
+
+@kernel
+def push(rows: Any, hyper: Any, keys: Any, gradients: Any, start: int) -> int:
+    """Apply ``gradients`` f32[n, dim] to the rows of ``keys`` from number ``start``; returns how far it came.
+
+    Less than n says that a segment must grow. With SGD of rate 1 and no rows: ``push([6], [[2]])`` gives
+    ``6 -> -2``.
+    """
+    dim = gradients.shape[1]
+    step = np.uint64(dim)
+    ahead = 16
+    for i in range(start, min(start + ahead, keys.size)):
+        prefetch(rows.keys, home(rows, keys[i]))
+    for i in range(start, keys.size):
+        if i + ahead < keys.size:
+            prefetch(rows.keys, home(rows, keys[i + ahead]))
+        at = find_or_insert(rows, keys[i], home(rows, keys[i]))
+        if at == NOWHERE:
+            return i
+        mark(rows, at)
+        word = at * TWO + TWO
+        for d in range(dim):
+            place = word + np.uint64(d)
+            state = load_state(hyper, rows.words, place, step)
+            store_state(
+                hyper, rows.words, place, step, update(hyper, state, weight(hyper, state), gradients[i, d])
+            )
+    return keys.size  # type: ignore[no-any-return]
+
+
+@kernel
+def insert(rows: Any, keys: Any, words: Any, start: int) -> int:
+    """Set the words (f32[n, w]) of the rows of ``keys``, as ``list_rows`` gave them; returns how far it came."""
+    for i in range(start, keys.size):
+        at = find_or_insert(rows, keys[i], home(rows, keys[i]))
+        if at == NOWHERE:
+            return i
+        for w in range(words.shape[1]):
+            rows.words[at * TWO + TWO + np.uint64(w)] = words[i, w]
+    return keys.size  # type: ignore[no-any-return]
+
+
+@kernel
+def list_rows(rows: Any, segment: int, keys: Any, words: Any) -> int:
+    """Copy a segment's rows into ``keys`` u64[n] and ``words`` f32[n, w], in no order; returns their number."""
+    place = rows.places[segment]
+    base = place >> SIX
+    n = 0
+    for slot in range(np.int64(ONE << (place & LOW6))):
+        at = base + np.uint64(slot) * rows.stride
+        if rows.keys[at] != ZERO:
+            keys[n] = rows.keys[at] & ~ONE
+            for w in range(words.shape[1]):
+                words[n, w] = rows.words[at * TWO + TWO + np.uint64(w)]
+            n += 1
+    return n
+
+
+@kernel
+def take_changed(rows: Any, segment: int, keys: Any) -> int:
+    """Keys of a segment's rows that changed since this was last called for it; returns their number."""
+    place = rows.places[segment]
+    base = place >> SIX
+    end = base + (ONE << (place & LOW6)) * rows.stride
+    n = 0
+    for cell in range(np.int64(base >> np.uint64(7)), np.int64((end + np.uint64(127)) >> np.uint64(7))):
+        if rows.changed[cell] == ZERO:
+            continue
+        for bit in range(64):
+            at = (np.uint64(cell) << np.uint64(7)) + (np.uint64(bit) << ONE)
+            if rows.changed[cell] >> np.uint64(bit) & ONE and at >= base and at < end:
+                keys[n] = rows.keys[at] & ~ONE
+                rows.keys[at] &= ~ONE
+                rows.changed[cell] &= ~(ONE << np.uint64(bit))
+                n += 1
+    return n
+
+
+@kernel
+def rehash(rows: Any, old_place: Any, segment: int) -> None:
+    """Move a segment's rows from ``old_place`` to its (empty) new place, with their marks of change."""
+    old_base = old_place >> SIX
+    for slot in range(np.int64(ONE << (old_place & LOW6))):
+        old = old_base + np.uint64(slot) * rows.stride
+        found = rows.keys[old]
+        if found == ZERO:
+            continue
+        key = found & ~ONE
+        place = rows.places[segment]
+        base = place >> SIX
+        mask = (ONE << (place & LOW6)) - ONE
+        new_slot = (key >> ONE) & mask
+        probes = ZERO
+        at = base + new_slot * rows.stride
+        while rows.keys[at] != ZERO:
+            probes += ONE
+            new_slot = (new_slot & ~THREE) | ((new_slot + ONE) & THREE)
+            if probes & THREE == ZERO:
+                new_slot = (new_slot + FOUR) & mask
+            at = base + new_slot * rows.stride
+        for w in range(np.int64(rows.stride)):
+            rows.keys[at + np.uint64(w)] = rows.keys[old + np.uint64(w)]
+        if found & ONE:
+            rows.changed[old >> np.uint64(7)] &= ~(ONE << ((old >> ONE) & LOW6))
+            rows.changed[at >> np.uint64(7)] |= ONE << ((at >> ONE) & LOW6)
