@@ -3,6 +3,7 @@
     PenstockError
     ├── InputError                  something that the user gave is wrong (exit status 2)
     │   ├── DataError               a file, a column, a row
+    │   │   └── RowError            a row of a record batch, before it is known where that stands
     │   ├── ConfigError             an option, a job file, a feature spec
     │   └── ModelError              a model folder that is missing, damaged or newer than this code
     ├── FolderBusy                  another run writes to the same folder (exit status 2)
@@ -23,6 +24,7 @@ __all__ = [
     "Interrupted",
     "ModelError",
     "PenstockError",
+    "RowError",
     "StorageError",
 ]
 
@@ -41,6 +43,15 @@ class InputError(PenstockError, ValueError):
 
 class DataError(InputError):
     """A file, a column or a row is not what it should be."""
+
+
+class RowError(DataError):
+    """Row ``row`` (from 0) of a record batch is bad; whoever knows where the batch stands says so instead."""
+
+    def __init__(self, row: int, message: str) -> None:
+        super().__init__(f"row {row}: {message}")
+        self.row = row
+        self.message = message
 
 
 class ConfigError(InputError):

@@ -25,8 +25,8 @@ BINS = 2 * MIDDLE + 1
 CLIP = 2.0**-23
 """Log loss takes p as no nearer to 0 or 1 than the epsilon of f32, as scikit-learn does for f32."""
 
-RUN = 32
-"""Rows whose likelihoods are multiplied before a logarithm is taken; CLIP to this power is still normal."""
+LEAST_PRODUCT = 2.0**-900
+"""Above it a product of likelihoods may be multiplied by CLIP once more and is still a normal f64."""
 
 FRACTION_SHIFT = np.int32(23 - FRACTION_BITS)
 LOWEST = np.int64((126 - OCTAVES) << FRACTION_BITS)
@@ -82,22 +82,21 @@ def accumulate(bins: Any, probabilities: Any, labels: Any, weights: Any) -> tupl
     if bad >= 0:
         return bad, 0.0
     loss = 0.0
-    for begin in range(0, labels.size, RUN):
-        product = 1.0
-        for i in range(begin, min(begin + RUN, labels.size)):
-            p = probabilities[i]
-            wide = np.float64(p)
-            clicked = labels[i] == F1
-            # In f64 the difference is exact for every f32 above CLIP.
-            likelihood = min(max(wide if clicked else 1.0 - wide, CLIP), 1.0 - CLIP)
-            w = 1.0
-            if weights is None:
-                product *= likelihood
-            else:
-                w = np.float64(weights[i])
-                loss -= w * math.log(likelihood)
-            at = np.uint64(bin_of(p))
-            bins[at, np.uint64(clicked)] += w
-            bins[at, np.uint64(2)] += w * wide
-        loss -= math.log(product)
-    return -1, loss
+    w, product = 1.0, 1.0
+    for i in range(labels.size):
+        weight = 1.0
+        if weights is not None:
+            weight = np.float64(weights[i])
+        # A logarithm costs more than all else here, so rows of equal weight share one.
+        if weight != w or product < LEAST_PRODUCT:
+            loss -= w * math.log(product)
+            w, product = weight, 1.0
+        p = probabilities[i]
+        wide = np.float64(p)
+        clicked = labels[i] == F1
+        # In f64 the difference is exact for every f32 above CLIP.
+        product *= min(max(wide if clicked else 1.0 - wide, CLIP), 1.0 - CLIP)
+        at = np.uint64(bin_of(p))
+        bins[at, np.uint64(clicked)] += w
+        bins[at, np.uint64(2)] += w * wide
+    return -1, loss - w * math.log(product)

@@ -21,7 +21,17 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["atomic_add", "atomic_or", "cache_folder", "compare_and_swap", "inlined", "kernel", "prefetch"]
+__all__ = [
+    "atomic_add",
+    "atomic_or",
+    "cache_folder",
+    "compare_and_swap",
+    "inlined",
+    "kernel",
+    "load8",
+    "pointer",
+    "prefetch",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,7 +68,7 @@ def kernel(function: F) -> F:
 
 
 def inlined(function: F) -> F:
-    """A part of kernels, inlined into each: a call would pass arrays by counting their references."""
+    """A part of kernels, inlined into each; pass it scalars and pointers (see ``pointer``)."""
     return _jit(function, nogil=True, inline="always")
 
 
@@ -75,95 +85,101 @@ def _jit(function: F, **options: Any) -> F:
 
 if numba.config.DISABLE_JIT:
 
-    def prefetch(array: Any, index: Any) -> None:
+    def pointer(array: Any) -> Any:
+        """The array itself."""
+        return array
+
+    def prefetch(at: Any, index: Any) -> None:
         """Do nothing: there is no cache to warm."""
 
-    def compare_and_swap(array: Any, index: Any, old: Any, new: Any) -> Any:
+    def compare_and_swap(at: Any, index: Any, old: Any, new: Any) -> Any:
         """Single-threaded stand-in."""
-        found = array[index]
+        found = at[index]
         if found == old:
-            array[index] = new
+            at[index] = new
         return found
 
-    def atomic_add(array: Any, index: Any, value: Any) -> Any:
+    def atomic_add(at: Any, index: Any, value: Any) -> Any:
         """Single-threaded stand-in."""
-        found = array[index]
-        array[index] = found + value
+        found = at[index]
+        at[index] = found + value
         return found
 
-    def atomic_or(array: Any, index: Any, value: Any) -> Any:
+    def atomic_or(at: Any, index: Any, value: Any) -> Any:
         """Single-threaded stand-in."""
-        found = array[index]
-        array[index] = found | value
+        found = at[index]
+        at[index] = found | value
         return found
 
-    def load8(data: Any, index: Any) -> Any:
+    def load8(at: Any, index: Any) -> Any:
         """Little-endian u64 at any byte offset."""
-        return data[index : int(index) + 8].view(np.uint64)[0]
+        return at[index : int(index) + 8].view(np.uint64)[0]
 
 else:
 
-    def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-        data = context.make_array(array_type)(context, builder, array).data
-        return builder.gep(data, [index])
-
     @intrinsic
-    def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
-        """Ask for the cache line of ``array[index]``, to be written soon (LLVM ``llvm.prefetch``)."""
+    def pointer(typingctx: Any, array: Any) -> Any:
+        """The address of a contiguous array's items, to be indexed like the array.
+
+        An array that is passed to an inlined function has its references counted, by an atomic instruction
+        each time; a pointer has not. The caller keeps the array.
+        """
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            pointer = builder.bitcast(
-                _pointer(context, builder, signature.args[0], args[0], args[1]), cgutils.voidptr_t
-            )
+            return context.make_array(signature.args[0])(context, builder, args[0]).data
+
+        return types.CPointer(array.dtype)(array), codegen
+
+    @intrinsic
+    def prefetch(typingctx: Any, at: Any, index: Any) -> Any:
+        """Ask for the cache line of ``at[index]``, to be written soon (LLVM ``llvm.prefetch``)."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            address = builder.bitcast(builder.gep(args[0], [args[1]]), cgutils.voidptr_t)
             i32 = ir.IntType(32)
             function = cgutils.get_or_insert_function(
                 builder.module,
                 ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, i32, i32, i32]),
                 "llvm.prefetch.p0",
             )
-            builder.call(function, [pointer, i32(1), i32(3), i32(1)])
+            builder.call(function, [address, i32(1), i32(3), i32(1)])
             return context.get_dummy_value()
 
-        return types.void(array, index), codegen
+        return types.void(at, index), codegen
 
     @intrinsic
-    def compare_and_swap(typingctx: Any, array: Any, index: Any, old: Any, new: Any) -> Any:
-        """``array[index]`` becomes ``new`` if it is ``old``; returns what it was (acquire, release)."""
+    def compare_and_swap(typingctx: Any, at: Any, index: Any, old: Any, new: Any) -> Any:
+        """``at[index]`` becomes ``new`` if it is ``old``; returns what it was."""
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
-            result = builder.cmpxchg(pointer, args[2], args[3], "acq_rel", "acquire")
+            address = builder.gep(args[0], [args[1]])
+            result = builder.cmpxchg(address, args[2], args[3], "acq_rel", "acquire")
             return builder.extract_value(result, 0)
 
-        return array.dtype(array, index, array.dtype, array.dtype), codegen
+        return at.dtype(at, index, at.dtype, at.dtype), codegen
 
-    def _atomic(operation: str) -> Any:
-        def typing(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
-            def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-                pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
-                return builder.atomic_rmw(operation, pointer, args[2], "acq_rel")
+    def _atomic(operation: str, at: Any, index: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.atomic_rmw(operation, builder.gep(args[0], [args[1]]), args[2], "acq_rel")
 
-            return array.dtype(array, index, array.dtype), codegen
-
-        return typing
+        return at.dtype(at, index, at.dtype), codegen
 
     @intrinsic
-    def atomic_add(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
-        """Add to ``array[index]``; returns what it was."""
-        return _atomic("add")(typingctx, array, index, value)
+    def atomic_add(typingctx: Any, at: Any, index: Any, value: Any) -> Any:
+        """Add to ``at[index]``; returns what it was."""
+        return _atomic("add", at, index)
 
     @intrinsic
-    def atomic_or(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
-        """Set bits of ``array[index]``; returns what it was."""
-        return _atomic("or")(typingctx, array, index, value)
+    def atomic_or(typingctx: Any, at: Any, index: Any, value: Any) -> Any:
+        """Set bits of ``at[index]``; returns what it was."""
+        return _atomic("or", at, index)
 
     @intrinsic
-    def load8(typingctx: Any, data: Any, index: Any) -> Any:
-        """Little-endian u64 at any byte offset of a u8 array; the caller has checked the end."""
+    def load8(typingctx: Any, at: Any, index: Any) -> Any:
+        """Little-endian u64 at any byte offset; the caller has checked the end."""
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
-            wide = builder.bitcast(pointer, ir.IntType(64).as_pointer())
+            wide = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(64).as_pointer())
             return builder.load(wide, align=1)
 
-        return types.uint64(data, index), codegen
+        return types.uint64(at, index), codegen

@@ -7,18 +7,34 @@ exact, as no sum is reordered), and scatters; meanwhile the rows of the next exa
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from penstock.kernels.compile import inlined, kernel, prefetch
+from penstock.kernels.compile import inlined, kernel, pointer, prefetch
 from penstock.kernels.optimizer import load_state, store_state, update, weight
-from penstock.kernels.rows import NOWHERE, TWO, find, find_or_insert, home, mark
+from penstock.kernels.rows import NOWHERE, TWO, find, find_or_insert, home, mark, unpack
 
-__all__ = ["gradients", "learn", "predict"]
+__all__ = ["Examples", "gradients", "learn", "predict", "scratch"]
 
 F0 = np.float32(0)
 F1 = np.float32(1)
+
+
+class Examples(NamedTuple):
+    """A ``SparseBatch`` as kernels see it: an empty array where the batch has None."""
+
+    keys: NDArray[np.uint64]
+    values: NDArray[np.float32]
+    offsets: NDArray[np.int64]
+    labels: NDArray[np.float32]
+    weights: NDArray[np.float32]
+
+
+def scratch(width: int) -> NDArray[np.uint64]:
+    """Working memory for examples of up to ``width`` keys, one for each thread; stays with the caller."""
+    return np.empty(max(1, 6 * width), np.uint64)
 
 
 @inlined
@@ -43,174 +59,150 @@ def total(terms: Any, n: Any) -> Any:
 
 
 @inlined
-def widest(offsets: Any) -> Any:
-    """Largest number of keys of an example."""
-    width = np.int64(0)
-    for i in range(offsets.size - 1):
-        width = max(width, offsets[i + 1] - offsets[i])
-    return width
-
-
-@inlined
-def prefetch_example(rows: Any, keys: Any, offsets: Any, i: Any, homes: Any, shelf: Any) -> None:
-    """Ask for the rows of example i, and keep where the search for each begins."""
-    begin = offsets[i]
-    for f in range(offsets[i + 1] - begin):
-        start = home(rows, keys[np.uint64(begin + f)])
-        homes[np.uint64(shelf + f)] = start
-        prefetch(rows.keys, start)
+def prefetch_example(table: Any, keys: Any, begin: Any, end: Any, homes: Any, shelf: Any) -> None:
+    """Ask for the rows of an example, and keep where the search for each begins."""
+    for f in range(end - begin):
+        start = home(table, keys[begin + f])
+        homes[shelf + f] = start
+        prefetch(table.keys, start)
 
 
 @kernel
-def learn(
-    rows: Any,
-    hyper: Any,
-    keys: Any,
-    values: Any,
-    offsets: Any,
-    labels: Any,
-    weights: Any,
-    begin: int,
-    end: int,
-    out: Any,
-) -> int:
+def learn(rows: Any, hyper: Any, batch: Any, begin: int, end: int, memory: Any, out: Any) -> int:
     """Examples ``begin`` to ``end``, one by one: predict (into ``out``), then update; returns how far it came.
 
     Less than ``end`` says that a segment must grow; the example at which it stopped has changed nothing but
-    that some of its rows may exist. ``values`` and ``weights`` may be None, for all ones. With SGD of rate 1,
-    no rows and one example ``{6: 1}`` of label 1: ``out == [0.5]``, ``6 -> 0.5``.
+    that some of its rows may exist. ``memory`` is ``scratch(width)``. With SGD of rate 1, no rows and one
+    example ``{6: 1}`` of label 1: ``out == [0.5]``, ``6 -> 0.5``.
 
     McMahan et al. 2013, "Ad Click Prediction", algorithm 1, for any registered optimizer.
     """
-    width = widest(offsets)
-    homes = np.empty(2 * width, np.uint64)
-    places = np.empty(width, np.uint64)
-    state = np.empty(3 * width, np.float32)
-    w = np.empty(width, np.float32)
-    terms = np.empty(width, np.float32)
-    step = np.uint64(width)
-    one_word = np.uint64(1)
+    table = unpack(rows)
+    keys, offsets, values = pointer(batch.keys), pointer(batch.offsets), pointer(batch.values)
+    has_values, has_weights = batch.values.size > 0, batch.weights.size > 0
+    width = memory.size // 6
+    homes, places = pointer(memory[: 2 * width]), pointer(memory[2 * width :])
+    floats = memory[3 * width :].view(np.float32)
+    w, terms, state = pointer(floats), pointer(floats[width:]), pointer(floats[2 * width :])
+    word, step = np.int64(1), np.int64(width)
     shelf = np.int64(0)
     if begin < end:
-        prefetch_example(rows, keys, offsets, begin, homes, shelf)
+        prefetch_example(table, keys, offsets[begin], offsets[begin + 1], homes, shelf)
     for i in range(begin, end):
         first = offsets[i]
         n = offsets[i + 1] - first
         next_shelf = width - shelf
         if i + 1 < end:
-            prefetch_example(rows, keys, offsets, i + 1, homes, next_shelf)
-        if rows.halt[0] != 0:
+            prefetch_example(table, keys, offsets[i + 1], offsets[i + 2], homes, next_shelf)
+        if table.halt[0] != 0:
             return i
         for f in range(n):
-            at = find_or_insert(rows, keys[np.uint64(first + f)], homes[np.uint64(shelf + f)])
+            at = find_or_insert(table, keys[first + f], homes[shelf + f])
             if at == NOWHERE:
                 return i
-            places[np.uint64(f)] = at
+            places[f] = at
             store_state(
-                hyper,
-                state,
-                np.uint64(f),
-                step,
-                load_state(hyper, rows.words, at * TWO + TWO, one_word),
+                hyper, state, f, step, load_state(hyper, table.words, np.int64(at * TWO + TWO), word)
             )
         for f in range(n):
-            w[f] = weight(hyper, load_state(hyper, state, np.uint64(f), step))
-        if values is None:
-            margin = total(w, n)
-        else:
+            w[f] = weight(hyper, load_state(hyper, state, f, step))
+        if has_values:
             for f in range(n):
-                terms[f] = w[f] * values[np.uint64(first + f)]
+                terms[f] = w[f] * values[first + f]
             margin = total(terms, n)
+        else:
+            margin = total(w, n)
         p = sigmoid(margin)
         out[i] = p
-        gradient = p - labels[i]
-        if weights is not None:
-            gradient *= weights[i]
+        gradient = p - batch.labels[i]
+        if has_weights:
+            gradient *= batch.weights[i]
+        if has_values:
+            for f in range(n):
+                g = gradient * values[first + f]
+                store_state(
+                    hyper, state, f, step, update(hyper, load_state(hyper, state, f, step), w[f], g)
+                )
+        else:
+            for f in range(n):
+                store_state(
+                    hyper, state, f, step, update(hyper, load_state(hyper, state, f, step), w[f], gradient)
+                )
         for f in range(n):
-            g = gradient
-            if values is not None:
-                g = gradient * values[np.uint64(first + f)]
-            now = load_state(hyper, state, np.uint64(f), step)
-            store_state(hyper, state, np.uint64(f), step, update(hyper, now, w[f], g))
-        for f in range(n):
-            at = places[np.uint64(f)]
-            mark(rows, at)
+            at = places[f]
+            mark(table, at)
             store_state(
-                hyper,
-                rows.words,
-                at * TWO + TWO,
-                one_word,
-                load_state(hyper, state, np.uint64(f), step),
+                hyper, table.words, np.int64(at * TWO + TWO), word, load_state(hyper, state, f, step)
             )
         shelf = next_shelf
     return end
 
 
 @kernel
-def predict(rows: Any, hyper: Any, keys: Any, values: Any, offsets: Any, out: Any) -> None:
+def predict(rows: Any, hyper: Any, batch: Any, memory: Any, out: Any) -> None:
     """Probability of a click, ``out`` f32[B]; keys without a row count nothing.
 
     With one row ``6 -> 0``: ``predict({6: 1}) == [0.5]``.
     """
-    width = widest(offsets)
-    homes = np.empty(2 * width, np.uint64)
-    terms = np.empty(width, np.float32)
+    table = unpack(rows)
+    keys, offsets = pointer(batch.keys), pointer(batch.offsets)
+    has_values = batch.values.size > 0
+    width = memory.size // 6
+    homes, terms = pointer(memory[: 2 * width]), pointer(memory[3 * width :].view(np.float32))
     shelf = np.int64(0)
-    one_word = np.uint64(1)
     if out.size:
-        prefetch_example(rows, keys, offsets, 0, homes, shelf)
+        prefetch_example(table, keys, offsets[0], offsets[1], homes, shelf)
     for i in range(out.size):
         first = offsets[i]
         n = offsets[i + 1] - first
         next_shelf = width - shelf
         if i + 1 < out.size:
-            prefetch_example(rows, keys, offsets, i + 1, homes, next_shelf)
+            prefetch_example(table, keys, offsets[i + 1], offsets[i + 2], homes, next_shelf)
         for f in range(n):
-            at = find(rows, keys[np.uint64(first + f)], homes[np.uint64(shelf + f)])
+            at = find(table, keys[first + f], homes[shelf + f])
             term = F0
             if at != NOWHERE:
-                term = weight(hyper, load_state(hyper, rows.words, at * TWO + TWO, one_word))
-                if values is not None:
-                    term *= values[np.uint64(first + f)]
+                term = weight(hyper, load_state(hyper, table.words, np.int64(at * TWO + TWO), np.int64(1)))
+                if has_values:
+                    term *= batch.values[first + f]
             terms[f] = term
         out[i] = sigmoid(total(terms, n))
         shelf = next_shelf
 
 
 @kernel
-def gradients(
-    pulled: Any, index: Any, values: Any, offsets: Any, labels: Any, weights: Any, out: Any, grads: Any
-) -> float:
+def gradients(pulled: Any, index: Any, batch: Any, memory: Any, out: Any, grads: Any) -> float:
     """Sum of the examples' gradients for each pulled row; returns the sum of their weighted log losses.
 
     ``pulled`` f32[U, 1] are weights, ``index`` i64[nnz] says which of them each non-zero uses; ``out`` f32[B]
     gets the probabilities, ``grads`` f32[U, 1] (zeros before) the sums, in the order of the examples. With
     ``pulled = [[0]]`` and one example ``{0: 1}`` of label 1: ``grads == [[-0.5]]``, loss ``log 2``.
     """
-    terms = np.empty(widest(offsets), np.float32)
+    terms = pointer(memory.view(np.float32))
+    has_values, has_weights = batch.values.size > 0, batch.weights.size > 0
     loss = 0.0
-    for i in range(labels.size):
-        first = offsets[i]
-        n = offsets[i + 1] - first
+    for i in range(batch.labels.size):
+        first = batch.offsets[i]
+        n = batch.offsets[i + 1] - first
         for f in range(n):
             term = pulled[index[first + f], 0]
-            if values is not None:
-                term *= values[first + f]
+            if has_values:
+                term *= batch.values[first + f]
             terms[f] = term
         margin = total(terms, n)
         p = sigmoid(margin)
         out[i] = p
-        gradient = p - labels[i]
+        gradient = p - batch.labels[i]
         # log(1 + exp(-m)) without overflow, for the margin's sign that the label asks for
-        m = np.float64(margin) if labels[i] > F0 else -np.float64(margin)
+        m = np.float64(margin) if batch.labels[i] > F0 else -np.float64(margin)
         cost = max(-m, 0.0) + math.log1p(math.exp(-abs(m)))
-        if weights is not None:
-            gradient *= weights[i]
-            cost *= np.float64(weights[i])
+        if has_weights:
+            gradient *= batch.weights[i]
+            cost *= np.float64(batch.weights[i])
         loss += cost
         for f in range(n):
             g = gradient
-            if values is not None:
-                g = gradient * values[first + f]
+            if has_values:
+                g = gradient * batch.values[first + f]
             grads[index[first + f], 0] += g
     return loss

@@ -14,7 +14,6 @@ from types import CodeType
 from typing import Any
 
 import numba
-from numba.core import types
 from numba.extending import overload, register_jitable
 
 __all__ = ["load_state", "register", "store_state", "update", "weight"]
@@ -71,8 +70,8 @@ def __getattr__(name: str) -> type:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _functions(hyper: Any) -> RowFunctions | None:
-    return _registered.get(getattr(hyper, "instance_class", type(None)))
+def _functions(hyper: Any) -> RowFunctions:
+    return _registered[hyper.instance_class]
 
 
 def weight(hyper: Any, state: Any) -> Any:
@@ -96,49 +95,52 @@ def store_state(hyper: Any, words: Any, at: Any, step: Any, state: Any) -> None:
         words[at + s * step] = state[s]
 
 
+# Numba demands that an implementation has the signature of its overload, annotations included.
 if not numba.config.DISABLE_JIT:
 
     @overload(weight, inline="always")
     def _weight(hyper: Any, state: Any) -> Any:
-        functions = _functions(hyper)
-        if functions is None:
-            return None
-        compiled = register_jitable(inline="always")(functions[0])
-        return lambda hyper, state: compiled(hyper, state)
+        compiled = register_jitable(inline="always")(_functions(hyper)[0])
+
+        def call(hyper: Any, state: Any) -> Any:
+            return compiled(hyper, state)
+
+        return call
 
     @overload(update, inline="always")
     def _update(hyper: Any, state: Any, w: Any, gradient: Any) -> Any:
-        functions = _functions(hyper)
-        if functions is None:
-            return None
-        compiled = register_jitable(inline="always")(functions[1])
-        return lambda hyper, state, w, gradient: compiled(hyper, state, w, gradient)
+        compiled = register_jitable(inline="always")(_functions(hyper)[1])
+
+        def call(hyper: Any, state: Any, w: Any, gradient: Any) -> Any:
+            return compiled(hyper, state, w, gradient)
+
+        return call
 
     @overload(load_state, inline="always")
     def _load_state(hyper: Any, words: Any, at: Any, step: Any) -> Any:
-        functions = _functions(hyper)
-        assert functions is not None and isinstance(words, types.Array)
-        return (
-            lambda hyper, words, at, step: (words[at],),
-            lambda hyper, words, at, step: (words[at], words[at + step]),
-            lambda hyper, words, at, step: (words[at], words[at + step], words[at + step + step]),
-        )[functions[2] - 1]
+        def load1(hyper: Any, words: Any, at: Any, step: Any) -> Any:
+            return (words[at],)
+
+        def load2(hyper: Any, words: Any, at: Any, step: Any) -> Any:
+            return (words[at], words[at + step])
+
+        def load3(hyper: Any, words: Any, at: Any, step: Any) -> Any:
+            return (words[at], words[at + step], words[at + step + step])
+
+        return (load1, load2, load3)[_functions(hyper)[2] - 1]
 
     @overload(store_state, inline="always")
     def _store_state(hyper: Any, words: Any, at: Any, step: Any, state: Any) -> Any:
-        functions = _functions(hyper)
-        assert functions is not None and isinstance(words, types.Array)
-
-        def store1(hyper: Any, words: Any, at: Any, step: Any, state: Any) -> None:
+        def store1(hyper: Any, words: Any, at: Any, step: Any, state: Any) -> Any:
             words[at] = state[0]
 
-        def store2(hyper: Any, words: Any, at: Any, step: Any, state: Any) -> None:
+        def store2(hyper: Any, words: Any, at: Any, step: Any, state: Any) -> Any:
             words[at] = state[0]
             words[at + step] = state[1]
 
-        def store3(hyper: Any, words: Any, at: Any, step: Any, state: Any) -> None:
+        def store3(hyper: Any, words: Any, at: Any, step: Any, state: Any) -> Any:
             words[at] = state[0]
             words[at + step] = state[1]
             words[at + step + step] = state[2]
 
-        return (store1, store2, store3)[functions[2] - 1]
+        return (store1, store2, store3)[_functions(hyper)[2] - 1]

@@ -15,10 +15,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.kernels.compile import atomic_add, atomic_or, compare_and_swap, inlined, kernel, prefetch
+from penstock.kernels.compile import atomic_add, atomic_or, compare_and_swap, inlined, kernel, pointer, prefetch
 from penstock.kernels.optimizer import load_state, store_state, update, weight
 
-__all__ = ["Rows", "find", "find_or_insert", "home", "insert", "list_rows", "mark", "pull", "push", "rehash"]
+__all__ = [
+    "NOWHERE",
+    "Rows",
+    "find",
+    "find_or_insert",
+    "home",
+    "insert",
+    "list_rows",
+    "mark",
+    "pull",
+    "push",
+    "read_words",
+    "rehash",
+    "take_changed",
+    "unpack",
+]
 
 ZERO = np.uint64(0)
 ONE = np.uint64(1)
@@ -47,6 +62,36 @@ class Rows(NamedTuple):
     stride: np.uint64
     shift: np.uint64
     """A key's segment is ``key >> shift``."""
+
+
+class Pointers(NamedTuple):
+    """``Rows`` inside a kernel: pointers instead of arrays."""
+
+    keys: Any
+    words: Any
+    places: Any
+    used: Any
+    limit: Any
+    changed: Any
+    halt: Any
+    stride: Any
+    shift: Any
+
+
+@inlined
+def unpack(rows: Any) -> Any:
+    """The first line of a kernel that is given ``Rows``."""
+    return Pointers(
+        pointer(rows.keys),
+        pointer(rows.words),
+        pointer(rows.places),
+        pointer(rows.used),
+        pointer(rows.limit),
+        pointer(rows.changed),
+        pointer(rows.halt),
+        rows.stride,
+        rows.shift,
+    )
 
 
 @inlined
@@ -131,22 +176,23 @@ def pull(rows: Any, hyper: Any, keys: Any, out: Any) -> None:
 
     With one row ``6 -> 0.5``: ``pull([6, 8]) == [[0.5], [0]]``.
     """
+    table = unpack(rows)
     dim = out.shape[1]
     step = np.uint64(dim)
     ahead = 16
     for i in range(min(ahead, keys.size)):
-        prefetch(rows.keys, home(rows, keys[i]))
+        prefetch(table.keys, home(table, keys[i]))
     for i in range(keys.size):
         if i + ahead < keys.size:
-            prefetch(rows.keys, home(rows, keys[i + ahead]))
-        at = find(rows, keys[i], home(rows, keys[i]))
+            prefetch(table.keys, home(table, keys[i + ahead]))
+        at = find(table, keys[i], home(table, keys[i]))
         if at == NOWHERE:
             for d in range(dim):
                 out[i, d] = np.float32(0)
         else:
             word = at * TWO + TWO
             for d in range(dim):
-                out[i, d] = weight(hyper, load_state(hyper, rows.words, word + np.uint64(d), step))
+                out[i, d] = weight(hyper, load_state(hyper, table.words, word + np.uint64(d), step))
 
 
 @kernel
@@ -156,24 +202,25 @@ def push(rows: Any, hyper: Any, keys: Any, gradients: Any, start: int) -> int:
     Less than n says that a segment must grow. With SGD of rate 1 and no rows: ``push([6], [[2]])`` gives
     ``6 -> -2``.
     """
+    table = unpack(rows)
     dim = gradients.shape[1]
     step = np.uint64(dim)
     ahead = 16
     for i in range(start, min(start + ahead, keys.size)):
-        prefetch(rows.keys, home(rows, keys[i]))
+        prefetch(table.keys, home(table, keys[i]))
     for i in range(start, keys.size):
         if i + ahead < keys.size:
-            prefetch(rows.keys, home(rows, keys[i + ahead]))
-        at = find_or_insert(rows, keys[i], home(rows, keys[i]))
+            prefetch(table.keys, home(table, keys[i + ahead]))
+        at = find_or_insert(table, keys[i], home(table, keys[i]))
         if at == NOWHERE:
             return i
-        mark(rows, at)
+        mark(table, at)
         word = at * TWO + TWO
         for d in range(dim):
             place = word + np.uint64(d)
-            state = load_state(hyper, rows.words, place, step)
+            state = load_state(hyper, table.words, place, step)
             store_state(
-                hyper, rows.words, place, step, update(hyper, state, weight(hyper, state), gradients[i, d])
+                hyper, table.words, place, step, update(hyper, state, weight(hyper, state), gradients[i, d])
             )
     return keys.size  # type: ignore[no-any-return]
 
@@ -181,27 +228,45 @@ def push(rows: Any, hyper: Any, keys: Any, gradients: Any, start: int) -> int:
 @kernel
 def insert(rows: Any, keys: Any, words: Any, start: int) -> int:
     """Set the words (f32[n, w]) of the rows of ``keys``, as ``list_rows`` gave them; returns how far it came."""
+    table = unpack(rows)
     for i in range(start, keys.size):
-        at = find_or_insert(rows, keys[i], home(rows, keys[i]))
+        at = find_or_insert(table, keys[i], home(table, keys[i]))
         if at == NOWHERE:
             return i
         for w in range(words.shape[1]):
-            rows.words[at * TWO + TWO + np.uint64(w)] = words[i, w]
+            table.words[at * TWO + TWO + np.uint64(w)] = words[i, w]
     return keys.size  # type: ignore[no-any-return]
+
+
+@kernel
+def read_words(rows: Any, keys: Any, words: Any) -> int:
+    """Copy the words of the rows of ``keys`` into ``words`` f32[n, w], zeros where none; returns rows found.
+
+    The inverse of ``insert``.
+    """
+    table = unpack(rows)
+    found = 0
+    for i in range(keys.size):
+        at = find(table, keys[i], home(table, keys[i]))
+        for w in range(words.shape[1]):
+            words[i, w] = np.float32(0) if at == NOWHERE else table.words[at * TWO + TWO + np.uint64(w)]
+        found += at != NOWHERE
+    return found
 
 
 @kernel
 def list_rows(rows: Any, segment: int, keys: Any, words: Any) -> int:
     """Copy a segment's rows into ``keys`` u64[n] and ``words`` f32[n, w], in no order; returns their number."""
-    place = rows.places[segment]
+    table = unpack(rows)
+    place = table.places[segment]
     base = place >> SIX
     n = 0
     for slot in range(np.int64(ONE << (place & LOW6))):
-        at = base + np.uint64(slot) * rows.stride
-        if rows.keys[at] != ZERO:
-            keys[n] = rows.keys[at] & ~ONE
+        at = base + np.uint64(slot) * table.stride
+        if table.keys[at] != ZERO:
+            keys[n] = table.keys[at] & ~ONE
             for w in range(words.shape[1]):
-                words[n, w] = rows.words[at * TWO + TWO + np.uint64(w)]
+                words[n, w] = table.words[at * TWO + TWO + np.uint64(w)]
             n += 1
     return n
 
@@ -209,19 +274,20 @@ def list_rows(rows: Any, segment: int, keys: Any, words: Any) -> int:
 @kernel
 def take_changed(rows: Any, segment: int, keys: Any) -> int:
     """Keys of a segment's rows that changed since this was last called for it; returns their number."""
-    place = rows.places[segment]
+    table = unpack(rows)
+    place = table.places[segment]
     base = place >> SIX
-    end = base + (ONE << (place & LOW6)) * rows.stride
+    end = base + (ONE << (place & LOW6)) * table.stride
     n = 0
     for cell in range(np.int64(base >> np.uint64(7)), np.int64((end + np.uint64(127)) >> np.uint64(7))):
-        if rows.changed[cell] == ZERO:
+        if table.changed[cell] == ZERO:
             continue
         for bit in range(64):
             at = (np.uint64(cell) << np.uint64(7)) + (np.uint64(bit) << ONE)
-            if rows.changed[cell] >> np.uint64(bit) & ONE and at >= base and at < end:
-                keys[n] = rows.keys[at] & ~ONE
-                rows.keys[at] &= ~ONE
-                rows.changed[cell] &= ~(ONE << np.uint64(bit))
+            if table.changed[cell] >> np.uint64(bit) & ONE and at >= base and at < end:
+                keys[n] = table.keys[at] & ~ONE
+                table.keys[at] &= ~ONE
+                table.changed[cell] &= ~(ONE << np.uint64(bit))
                 n += 1
     return n
 
@@ -229,27 +295,28 @@ def take_changed(rows: Any, segment: int, keys: Any) -> int:
 @kernel
 def rehash(rows: Any, old_place: Any, segment: int) -> None:
     """Move a segment's rows from ``old_place`` to its (empty) new place, with their marks of change."""
+    table = unpack(rows)
     old_base = old_place >> SIX
     for slot in range(np.int64(ONE << (old_place & LOW6))):
-        old = old_base + np.uint64(slot) * rows.stride
-        found = rows.keys[old]
+        old = old_base + np.uint64(slot) * table.stride
+        found = table.keys[old]
         if found == ZERO:
             continue
         key = found & ~ONE
-        place = rows.places[segment]
+        place = table.places[segment]
         base = place >> SIX
         mask = (ONE << (place & LOW6)) - ONE
         new_slot = (key >> ONE) & mask
         probes = ZERO
-        at = base + new_slot * rows.stride
-        while rows.keys[at] != ZERO:
+        at = base + new_slot * table.stride
+        while table.keys[at] != ZERO:
             probes += ONE
             new_slot = (new_slot & ~THREE) | ((new_slot + ONE) & THREE)
             if probes & THREE == ZERO:
                 new_slot = (new_slot + FOUR) & mask
-            at = base + new_slot * rows.stride
-        for w in range(np.int64(rows.stride)):
-            rows.keys[at + np.uint64(w)] = rows.keys[old + np.uint64(w)]
+            at = base + new_slot * table.stride
+        for w in range(np.int64(table.stride)):
+            table.keys[at + np.uint64(w)] = table.keys[old + np.uint64(w)]
         if found & ONE:
-            rows.changed[old >> np.uint64(7)] &= ~(ONE << ((old >> ONE) & LOW6))
-            rows.changed[at >> np.uint64(7)] |= ONE << ((at >> ONE) & LOW6)
+            table.changed[old >> np.uint64(7)] &= ~(ONE << ((old >> ONE) & LOW6))
+            table.changed[at >> np.uint64(7)] |= ONE << ((at >> ONE) & LOW6)
