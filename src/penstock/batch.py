@@ -46,6 +46,18 @@ class SparseBatch:
     def nnz(self) -> int:
         return len(self.keys)
 
+    def slice(self, begin: int, end: int) -> SparseBatch:
+        """Examples ``begin`` to ``end``, sharing memory."""
+        first, last = self.offsets[begin], self.offsets[end]
+        return SparseBatch(
+            keys=self.keys[first:last],
+            offsets=self.offsets[begin : end + 1] - first,
+            labels=self.labels[begin:end],
+            values=None if self.values is None else self.values[first:last],
+            weights=None if self.weights is None else self.weights[begin:end],
+            width=self.width,
+        )
+
     def check(self) -> None:
         """Check every invariant of the table above.
 

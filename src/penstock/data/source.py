@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import pyarrow as pa
 
@@ -51,6 +52,8 @@ class Source(ABC):
     """What it was read from, for lineage; empty for data in memory."""
     size: int | None
     """Sum of the chunks' sizes, None where it is not known before reading."""
+    unit: Literal["rows", "bytes"] = "rows"
+    """What sizes count."""
     repeatable: bool
     """Whether ``chunks`` can be asked again (a second pass, a resumed run); False for an iterator."""
 

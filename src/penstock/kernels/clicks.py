@@ -23,7 +23,8 @@ __all__ = [
     "draw_clicks",
     "draw_ids",
     "draw_numbers",
-    "power",
+    "exp2",
+    "log2",
     "write_hex",
 ]
 
@@ -34,7 +35,6 @@ SKEWED, BELL, COUNT = range(SHAPES)
 MISSING_BITS = 24
 """Low bits of a cell's 64 that say whether it is missing; the other 40 say which value it has."""
 
-U0 = np.uint64(0)
 U1 = np.uint64(1)
 U3 = np.uint64(3)
 U4 = np.uint64(4)
@@ -120,19 +120,13 @@ def bell64(x: Any) -> Any:
 
 
 @kernel
-def power(base: float, exponent: float) -> float:
-    """``base ** exponent`` for base > 0, to about 1e-9 of it: ``power(2.0, 10.0) == 1024``."""
-    return exp2(exponent * log2(base))  # type: ignore[no-any-return]
-
-
-@kernel
 def draw_ids(raw: Any, distinct: int, slope: float, exponent: float, missing: int, ids: Any) -> None:
     """Value ids by the inverse CDF of a bounded power law, ``ids`` i64[n] in [0, distinct), -1 where missing.
 
     With u in [0, 1) from the upper bits of ``raw`` u64[n], the id is ``floor(x) - 1`` of
-    ``x = (1 + slope u)^exponent``; exponent 0 stands for the limit ``x = 2^(slope u)``. A cell is missing where
-    the low 24 bits of ``raw`` are less than ``missing``. With distinct=4, slope=4, exponent=1, missing=1:
-    ``raw=[1, 2^63 + 1, 0] -> [0, 2, -1]``.
+    ``x = (1 + slope u)^exponent``; exponent 0 stands for the limit ``x = 2^(slope u)``. A cell is missing
+    where the low 24 bits of ``raw`` are less than ``missing``. With distinct=4, slope=4, exponent=1,
+    missing=1: ``raw=[1, 2^63 + 1, 0] -> [0, 2, -1]``.
     """
     last = np.float64(distinct - 1)
     for i in range(raw.size):
@@ -149,7 +143,8 @@ def draw_ids(raw: Any, distinct: int, slope: float, exponent: float, missing: in
 def draw_numbers(raw: Any, shape: int, missing: int, values: Any, validity: Any) -> int:
     """``values`` f32[n] of a shape, 0 where missing, and Arrow's bitmap u8; returns the number of missing.
 
-    ``validity`` must be zero before. With COUNT and missing=1: ``raw=[2^63 + 1, 0] -> [2, 0]``, bitmap ``[1]``.
+    ``validity`` must be zero before. With COUNT and missing=1: ``raw=[2^63 + 1, 0]`` gives ``[2, 0]`` and the
+    bitmap ``[1]``.
     """
     nulls = 0
     for i in range(raw.size):
@@ -192,7 +187,8 @@ def write_hex(ids: Any, salt: Any, offsets: Any, text: Any, validity: Any) -> in
     """An Arrow string column: 8 hex digits for each id, another string for another id; returns missing cells.
 
     ``offsets`` i32[n + 1], ``text`` u64[n] (8 bytes a string, little-endian), ``validity`` u8, zero before;
-    ``salt`` is u32 in u64. With salt=0: ``ids=[-1, 0] -> offsets [0, 0, 8]``, text ``"00000000"``, bitmap ``[2]``.
+    ``salt`` is u32 in u64. With salt=0: ``ids=[-1, 0]`` gives offsets ``[0, 0, 8]``, text ``"00000000"`` and
+    the bitmap ``[2]``.
     """
     k = 0
     for i in range(ids.size):
@@ -217,9 +213,9 @@ def write_hex(ids: Any, salt: Any, offsets: Any, text: Any, validity: Any) -> in
 def draw_clicks(raw: Any, logits: Any, clicked: Any, probabilities: Any) -> tuple[float, float]:
     """Draw ``clicked`` i8[n] with ``probabilities`` f64[n], the sigmoid of the logits.
 
-    Returns two sums over the rows: the entropy of the true probabilities, which is the log loss to be expected
-    of a model that knows them, and the log loss of the labels drawn. With ``logits=[0, 0], raw=[0, 2^64 - 1]``:
-    ``clicked=[1, 0], probabilities=[0.5, 0.5]``, and both sums are ``2 log 2``.
+    Returns two sums over the rows: the entropy of the true probabilities, which is the log loss to be
+    expected of a model that knows them, and the log loss of the labels drawn. With ``logits=[0, 0]`` and
+    ``raw=[0, 2^64 - 1]``: ``clicked=[1, 0], probabilities=[0.5, 0.5]``, and both sums are ``2 log 2``.
     """
     entropy = 0.0
     loss = 0.0

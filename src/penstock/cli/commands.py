@@ -1,0 +1,385 @@
+"""The commands. Each turns options into calls of the library, and what comes back into tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from penstock.errors import ConfigError
+
+__all__ = ["evaluate", "inspect", "make_clicks", "predict", "train"]
+
+
+class _Count(click.ParamType):
+    """A whole number as people write it: ``1_000_000``, ``1e6``, ``10k``, ``2M``."""
+
+    name = "count"
+    _UNITS = {"k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value).replace("_", "").replace(",", "").lower()
+        unit = self._UNITS.get(text[-1:], 1)
+        try:
+            number = float(text[:-1] if unit > 1 else text) * unit
+            if number != int(number):
+                raise ValueError
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is not a whole number; 1000000, 1_000_000 and 1M are", param, ctx)
+        return int(number)
+
+
+COUNT = _Count()
+
+
+def _names(values: tuple[str, ...]) -> list[str] | None:
+    """``--numeric a,b --numeric c`` as a list; None where the option was not given."""
+    names = [name.strip() for value in values for name in value.split(",")]
+    return [name for name in names if name] if values else None
+
+
+def _optimizer(text: str) -> dict[str, Any]:
+    """``ftrl,alpha=0.1`` as a section of a job."""
+    name, *pairs = [part.strip() for part in text.split(",")]
+    spec: dict[str, Any] = {"name": name}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        try:
+            spec[key.strip()] = float(value)
+        except ValueError as error:
+            raise ConfigError(f"--optimizer {text!r}: {pair!r} must be a name, '=' and a number") from error
+        if not equals:
+            raise ConfigError(f"--optimizer {text!r}: {pair!r} must be a name, '=' and a number")
+    return spec
+
+
+_data_options = [
+    click.option("--format", "format_", help="parquet, arrow, csv, tsv, libsvm; by the file's name if not given."),
+    click.option("--delimiter", help="Of CSV; tab for .tsv, else comma."),
+    click.option("--no-header", is_flag=True, help="The first line of CSV is data; see --columns."),
+    click.option("--columns", multiple=True, help="Names of CSV columns without header: a,b,c."),
+]
+
+
+def data_options(command: Any) -> Any:
+    """The options that say how files are read."""
+    for option in reversed(_data_options):
+        command = option(command)
+    return command
+
+
+def _data_section(
+    data: list[str], format_: str | None, delimiter: str | None, no_header: bool, columns: tuple[str, ...]
+) -> dict[str, Any]:
+    return {
+        "train": data,
+        "format": format_,
+        "delimiter": delimiter,
+        "header": not no_header,
+        "columns": _names(columns),
+    }
+
+
+@click.command()
+@click.argument("data", nargs=-1)
+@click.option("--label", help="Column to predict, 0 or 1 (or boolean).  [default: label]")
+@click.option("-o", "--output", help="Folder for the model.  [default: model]")
+@click.option("--numeric", multiple=True, help="Columns standardised: a,b. With --categorical: only these are used.")
+@click.option("--raw", multiple=True, help="Numeric columns used as they are.")
+@click.option("--log", multiple=True, help="Numeric columns in logarithmic buckets.")
+@click.option("--categorical", multiple=True, help="Columns that are categories: a,b.")
+@click.option("--cross", multiple=True, help="Combination of columns: a,b. Once for each cross.")
+@click.option("--ignore", multiple=True, help="Columns that are not features: a,b.")
+@click.option("--weight", help="Column of example weights.")
+@click.option("--time", help="Column of event time, for --holdout-after.")
+@click.option("--optimizer", help="ftrl,alpha=0.1,beta=1,l1=0,l2=0 or adagrad,alpha=… or sgd,alpha=…")
+@click.option("--passes", type=int, help="Times to go over the data.  [default: 1]")
+@click.option("--threads", type=int, help="Threads that learn on one table.  [default: 1]")
+@click.option("--minibatch", type=COUNT, help="Examples whose gradients are summed before an update.")
+@click.option("--holdout", type=float, help="Share of rows to evaluate on instead of learning them.")
+@click.option("--holdout-after", help="Evaluate on the rows from this event time on.")
+@click.option("--readers", type=int, help="Threads that read and hash.  [default: cores]")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in the output folder.")
+@click.option("--quiet", "-q", is_flag=True, help="Print only errors.")
+@data_options
+def train(
+    data: tuple[str, ...],
+    output: str | None,
+    resume: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Train a model on DATA: files, folders, globs, URLs, or one job file (.toml).
+
+    Without --numeric, --raw, --log or --categorical every other column is a feature, by its type.
+    """
+    job = _train_job(data, output, resume, options)
+    source = job.data.open()
+    model = job.model()
+    console = Console(quiet=quiet)
+    if not resume:
+        from penstock.train.online import SAMPLE_ROWS
+
+        plan = model.resolve(source.sample(SAMPLE_ROWS))
+        _print_plan(console, plan)
+    run = job.run(model, source, resume=resume, progress=not quiet)
+    table = _table("", "rows", "logloss", "normalised entropy", "AUC", "calibration", "accuracy")
+    _add_scores(table, "progressive", run.metrics)
+    if run.holdout is not None:
+        _add_scores(table, "hold-out", run.holdout)
+    console.print(table)
+    speed = f" ({run.rows / run.seconds:,.0f} rows/s)" if run.seconds else ""
+    console.print(
+        f"{run.rows:,} rows in {run.seconds:.2f} s{speed}, {len(run.model.table):,} features; "
+        f"model in [bold]{job.output.path}[/bold]",
+        highlight=False,
+    )
+
+
+def _train_job(data: tuple[str, ...], output: str | None, resume: bool, options: dict[str, Any]) -> Any:
+    """The job that arguments and options describe, over that of a job file or of a checkpoint."""
+    from penstock.job import Job, read_job
+
+    if len(data) == 1 and data[0].endswith(".toml"):
+        base = read_job(data[0]).to_dict()
+    elif data:
+        base = {}
+    elif resume:
+        from penstock.train.folder import RunFolder
+
+        base = RunFolder(output or "model").read_checkpoint().get("job") or {}
+        if not base:
+            raise ConfigError("the checkpoint was written from Python: resume it there, or name DATA and options")
+    else:
+        raise ConfigError("nothing to train on: name files, folders or a job file (see penstock train --help)")
+    spec: dict[str, dict[str, Any]] = {section: dict(base.get(section) or {}) for section in _SECTIONS}
+    if not base:
+        reading = {k: options[k] for k in ("format_", "delimiter", "no_header", "columns")}
+        spec["data"] = _data_section(list(data), **reading)
+    features, training = spec["features"], spec["train"]
+    numeric: list[Any] = [*(_names(options["numeric"]) or [])]
+    numeric += [{"name": name, "how": "raw"} for name in _names(options["raw"]) or []]
+    numeric += [{"name": name, "how": "log"} for name in _names(options["log"]) or []]
+    given = {
+        "label": options["label"],
+        "numeric": numeric or None,
+        "categorical": _names(options["categorical"]),
+        "crosses": [_names((cross,)) for cross in options["cross"]] or None,
+        "ignore": _names(options["ignore"]),
+        "weight": options["weight"],
+        "time": options["time"],
+    }
+    features.update({k: v for k, v in given.items() if v is not None})
+    training.update(
+        {
+            k: options[k]
+            for k in ("passes", "threads", "minibatch", "holdout", "holdout_after", "readers")
+            if options[k] is not None
+        }
+    )
+    if options["optimizer"] is not None:
+        spec["optimizer"] = _optimizer(options["optimizer"])
+    if output is not None:
+        spec["output"]["path"] = output
+    return Job.from_dict({key: value for key, value in spec.items() if value}, "penstock train")
+
+
+_SECTIONS = ("data", "features", "optimizer", "train", "output")
+
+
+@click.command()
+@click.argument("model")
+@click.argument("data", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--readers", type=int, help="Threads that read and hash.  [default: cores]")
+@data_options
+def evaluate(model: str, data: tuple[str, ...], as_json: bool, readers: int | None, **reading: Any) -> None:
+    """Measure the MODEL in a folder on labelled DATA."""
+    from penstock.models import load_model
+    from penstock.train import evaluate as measure
+
+    loaded = load_model(model)
+    metrics = measure(loaded, _open(data, reading), readers=readers)
+    scores = metrics.scores()
+    if as_json:
+        import json
+
+        click.echo(json.dumps(scores.to_json()))
+        return
+    console = Console()
+    table = _table("", "rows", "logloss", "normalised entropy", "AUC", "calibration", "accuracy")
+    _add_scores(table, Path(data[0]).name + (" …" if len(data) > 1 else ""), scores)
+    console.print(table)
+    curve = _table("predicted", "observed", "share of rows")
+    for part in metrics.reliability():
+        curve.add_row(
+            f"{part.mean_prediction:.4f}", f"{part.observed_rate:.4f}", f"{part.weight / scores.weight:.1%}"
+        )
+    console.print("Calibration, by prediction:")
+    console.print(curve)
+
+
+@click.command()
+@click.argument("model")
+@click.argument("data", nargs=-1, required=True)
+@click.option("-o", "--output", required=True, help="File of scores: .parquet or .csv.")
+@click.option("--keep", multiple=True, help="Columns to copy beside the scores: a,b.")
+@click.option("--readers", type=int, help="Threads that read and hash.  [default: cores]")
+@data_options
+def predict(
+    model: str, data: tuple[str, ...], output: str, keep: tuple[str, ...], readers: int | None, **reading: Any
+) -> None:
+    """Score DATA with the MODEL in a folder: a column `score` for each row, in order."""
+    from penstock.models import load_model
+    from penstock.train import predict_to_file
+
+    rows = predict_to_file(
+        load_model(model),
+        _open(data, reading),
+        output,
+        keep=tuple(_names(keep) or ()),
+        readers=readers,
+    )
+    click.echo(f"{rows:,} scores in {output}")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--top", type=int, default=20, show_default=True, help="Features to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
+def inspect(model: str, top: int, as_json: bool) -> None:
+    """Show the MODEL in a folder: size, metrics, lineage, strongest features."""
+    from penstock.models import load_model, read_manifest
+    from penstock.train.progress import human
+
+    manifest = read_manifest(model)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(manifest, indent=1))
+        return
+    loaded = load_model(model)
+    console = Console()
+    files = [file for table in manifest["tables"].values() for file in table["files"]]
+    facts = _table("", "")
+    optimizer = dict(manifest["optimizer"])
+    name = optimizer.pop("name")
+    facts.add_row("model", manifest["model"]["kind"])
+    facts.add_row("optimizer", f"{name} ({', '.join(f'{k} {v:g}' for k, v in optimizer.items())})")
+    facts.add_row("features", f"{len(loaded.table):,}")
+    facts.add_row("on disk", f"{human(sum(f['nbytes'] for f in files), 'B')} in {len(files)} files")
+    facts.add_row("in memory", human(loaded.table.nbytes, "B"))
+    facts.add_row("version", f"{manifest['version']}, {manifest['created']}, Penstock {manifest['code_version']}")
+    lineage = manifest.get("lineage")
+    if lineage:
+        sources = lineage["files"]
+        facts.add_row("learnt from", f"{lineage['rows']:,} rows of {_some(sources) or 'data in memory'}")
+        facts.add_row("settings", ", ".join(f"{k} {_plain(v)}" for k, v in lineage["settings"].items() if v))
+    console.print(facts)
+    _print_plan(console, loaded.plan)
+    metrics = manifest.get("metrics") or {}
+    table = _table("", "rows", "logloss", "normalised entropy", "AUC", "calibration", "accuracy")
+    for what in ("progressive", "holdout"):
+        if metrics.get(what):
+            _add_scores(table, what, metrics[what])
+    console.print(table)
+    strongest = _table("weight", "feature")
+    for key, weight in loaded.strongest(top):
+        strongest.add_row(f"{weight:+.4f}", loaded.names.get(key, f"key {key:#018x} (name not known)"))
+    console.print(f"The {top} strongest features:")
+    console.print(strongest)
+
+
+@click.command("make-clicks")
+@click.argument("folder")
+@click.option("--rows", type=COUNT, default="1_000_000", show_default=True, help="Rows in all.")
+@click.option("--numeric", type=int, default=13, show_default=True, help="Numeric columns.")
+@click.option("--categorical", type=int, default=26, show_default=True, help="Categorical columns.")
+@click.option("--distinct", type=COUNT, default="10_000_000", show_default=True, help="Of the largest column.")
+@click.option("--click-rate", type=float, default=0.25, show_default=True, help="Share of clicks.")
+@click.option("--drift", type=float, default=0.0, show_default=True, help="How far the truth moves over the log.")
+@click.option("--seed", type=int, default=7, show_default=True, help="The same seed gives the same bytes.")
+@click.option("--overwrite", is_flag=True, help="Replace a click log that is in the folder.")
+def make_clicks(folder: str, overwrite: bool, **spec: Any) -> None:
+    """Make a synthetic click log in FOLDER, as Parquet: Criteo-like columns, labels from a known model."""
+    import sys
+
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from penstock.data.clicks import ClickLog, write_clicks
+
+    log = ClickLog(**spec)
+    with Progress(
+        TextColumn("[bold]make-clicks"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    ) as progress:
+        task = progress.add_task("make-clicks", total=log.rows)
+        summary = write_clicks(
+            log, folder, overwrite=overwrite, on_progress=lambda rows: progress.update(task, completed=rows)
+        )
+    table = _table("", "")
+    table.add_row("rows", f"{summary.rows:,} in {len(summary.files)} file(s) in {folder}")
+    table.add_row("click rate", f"{summary.click_rate:.4f}")
+    table.add_row("best possible logloss", f"{summary.best_logloss:.5f}  (of the true probabilities)")
+    table.add_row("best possible AUC", f"{summary.best_auc:.4f}")
+    table.add_row("logloss of the click rate", f"{summary.base_rate_logloss:.5f}  (what knows no feature)")
+    Console().print(table)
+
+
+def _open(data: tuple[str, ...], reading: dict[str, Any]) -> Any:
+    from penstock.job import Data
+
+    return Data(**_data_section(list(data), **reading)).open()
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD if any(columns) else None, show_header=any(columns), padding=(0, 1))
+    for i, name in enumerate(columns):
+        text = i == 0 or name in ("", "feature")
+        table.add_column(name, justify="left" if text else "right", overflow="fold")
+    return table
+
+
+def _add_scores(table: Table, name: str, scores: Any) -> None:
+    values: Mapping[str, Any] = scores if isinstance(scores, Mapping) else dataclasses.asdict(scores)
+
+    def shown(key: str, digits: int) -> str:
+        value = values[key]
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    table.add_row(
+        name,
+        f"{values['rows']:,}",
+        shown("logloss", 5),
+        shown("normalised_entropy", 4),
+        shown("auc", 4),
+        shown("calibration", 4),
+        shown("accuracy", 4),
+    )
+
+
+def _print_plan(console: Console, plan: Any) -> None:
+    table = _table("column", "type", "becomes")
+    for row in plan.describe():
+        table.add_row(*row)
+    console.print(table)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{k} {v}" for k, v in value.items() if v is not None)
+    return str(value)

@@ -1,0 +1,80 @@
+"""``penstock`` and its commands. Heavy imports happen inside a command, so that ``--help`` is at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from penstock import __version__
+
+__all__ = ["cli", "main"]
+
+_COMMANDS = {
+    "evaluate": "Measure a model on labelled data.",
+    "inspect": "Show what a model is: size, metrics, lineage, strongest features.",
+    "make-clicks": "Make a synthetic click log whose best possible logloss is known.",
+    "predict": "Score data with a model.",
+    "train": "Train a model from files, or as a job file says.",
+}
+
+
+class _Commands(click.Group):
+    """Imports a command when it is called; help needs only the list above."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        from penstock.cli import commands
+
+        command: click.Command = getattr(commands, cmd_name.replace("-", "_"))
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(_COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="penstock")
+def cli() -> None:
+    """Train very large sparse models from click logs, and predict with them.
+
+    \b
+    penstock make-clicks clicks/ --rows 1_000_000
+    penstock train clicks/*.parquet --label clicked -o model/
+    penstock evaluate model/ clicks/*.parquet
+    """
+
+
+def main() -> None:
+    """Run the command line; errors of ours are one line on standard error."""
+    from penstock.errors import PenstockError
+
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except PenstockError as error:
+        _fail(f"penstock: {error}", error.exit_status)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("penstock: stopped", 130)
+    except BrokenPipeError:
+        # Whoever read our output has enough; Python would complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _fail(message: Any, status: int) -> None:
+    click.echo(str(message).replace("\n", " "), err=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""What ``penstock train job.toml`` runs. The sections are keyword-only dataclasses; a file is checked whole.
+
+::
+
+    [data]
+    train = "clicks/*.parquet"
+
+    [features]
+    label = "clicked"
+    numeric = ["price", { name = "age", how = "log" }]
+    categorical = ["site", "user"]
+    crosses = [["site", "user"]]
+
+    [optimizer]
+    name = "ftrl"
+    alpha = 0.1
+
+    [train]
+    passes = 2
+    holdout = 0.1
+
+    [output]
+    path = "model/"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from penstock.data import CsvOptions, Source, open_source
+from penstock.errors import ConfigError
+from penstock.features import Features, Numeric
+from penstock.models import Linear
+from penstock.optim import optimizer_from_dict
+from penstock.train import Holdout, Online, Run, fit
+
+__all__ = ["Data", "Job", "Output", "Training", "read_job"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What to read. ``delimiter``, ``header`` and ``columns`` are for CSV and TSV."""
+
+    train: str | list[str]
+    format: str | None = None
+    delimiter: str | None = None
+    header: bool = True
+    columns: list[str] | None = None
+
+    def open(self, data: str | list[str] | None = None) -> Source:
+        """A source with these options."""
+        csv = CsvOptions(delimiter=self.delimiter, header=self.header, columns=self.columns)
+        return open_source(self.train if data is None else data, format=self.format, csv=csv)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSection:
+    """``Features`` as TOML can say it."""
+
+    label: str = "label"
+    numeric: list[str | dict[str, str | int]] | None = None
+    categorical: list[str] | None = None
+    crosses: list[list[str]] = field(default_factory=list)
+    weight: str | None = None
+    time: str | None = None
+    ignore: list[str] = field(default_factory=list)
+    bias: bool = True
+
+    def to_features(self) -> Features:
+        """The spec."""
+        numeric = None
+        if self.numeric is not None:
+            numeric = [n if isinstance(n, str) else _convert(n, Numeric, "features.numeric") for n in self.numeric]
+        return Features(**{**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "numeric": numeric})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How to learn; see ``fit``."""
+
+    passes: int = 1
+    threads: int = 1
+    minibatch: int | None = None
+    holdout: float | None = None
+    holdout_after: str | float | None = None
+    readers: int | None = None
+    checkpoint_every_s: float | None = 300.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where the model goes."""
+
+    path: str = "model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything that a training run needs."""
+
+    data: Data
+    features: FeatureSection = field(default_factory=FeatureSection)
+    optimizer: dict[str, str | float] = field(default_factory=lambda: {"name": "ftrl"})
+    train: Training = field(default_factory=Training)
+    output: Output = field(default_factory=Output)
+
+    @staticmethod
+    def from_dict(job: Mapping[str, Any], where: str = "job") -> Job:
+        """A job from plain values.
+
+        Raises:
+            ConfigError: an unknown or missing key, or a value of another type; the message has its path.
+        """
+        for path, section in _sections(job):
+            cls = _SECTIONS.get(path)
+            known = {f.name for f in dataclasses.fields(cls)} if cls else set()
+            for key in section if cls else ():
+                if key not in known:
+                    name = f"{path}.{key}" if path else key
+                    raise ConfigError(f"{where}: {name} is not known; allowed: {', '.join(sorted(known))}")
+        return _convert(job, Job, where)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return dataclasses.asdict(self)
+
+    def model(self) -> Linear:
+        """The untrained model."""
+        optimizer = optimizer_from_dict(self.optimizer)
+        return Linear(self.features.to_features(), optimizer=optimizer)
+
+    def strategy(self) -> Online:
+        """The way of training."""
+        return Online(threads=self.train.threads, minibatch=self.train.minibatch)
+
+    def holdout(self) -> Holdout | None:
+        """The rows kept from the learner."""
+        if self.train.holdout is None and self.train.holdout_after is None:
+            return None
+        return Holdout(fraction=self.train.holdout, after=self.train.holdout_after)
+
+    def run(
+        self, model: Linear, source: Source, *, resume: bool = False, progress: bool | None = None
+    ) -> Run:
+        """Train; ``model`` and ``source`` are those of this job."""
+        return fit(
+            model,
+            source,
+            passes=self.train.passes,
+            strategy=self.strategy(),
+            holdout=self.holdout(),
+            output=self.output.path,
+            resume=resume,
+            checkpoint_every_s=self.train.checkpoint_every_s,
+            progress=progress,
+            readers=self.train.readers,
+            job=self.to_dict(),
+        )
+
+
+_SECTIONS: dict[str, type] = {
+    "": Job,
+    "data": Data,
+    "features": FeatureSection,
+    "train": Training,
+    "output": Output,
+}
+
+
+def read_job(path: str | Path) -> Job:
+    """Read a job file; relative paths in it are relative to the working folder.
+
+    Raises:
+        ConfigError: it is missing, not TOML, or not a job.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return Job.from_dict(tomllib.load(file), str(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+
+
+def _sections(job: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    return [("", job), *((key, value) for key, value in job.items() if isinstance(value, Mapping))]
+
+
+def _convert(value: Any, cls: type, where: str) -> Any:
+    try:
+        return msgspec.convert(value, cls)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {error}".replace("`$.", "`")) from error

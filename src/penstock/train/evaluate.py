@@ -1,0 +1,127 @@
+"""Scoring data with a model: metrics, or a file of predictions. Memory stays bounded, whatever the data's size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from penstock.data import Source, open_source
+from penstock.errors import ConfigError, StorageError
+from penstock.metrics import BinaryMetrics
+from penstock.models import Linear
+from penstock.train.stream import EncodedStream
+
+__all__ = ["evaluate", "evaluate_stream", "predict_to_file"]
+
+
+def evaluate(model: Linear, data: Any, *, readers: int | None = None) -> BinaryMetrics:
+    """Metrics of the model on labelled data.
+
+    Raises:
+        DataError: a column is missing, a value or a label is not allowed.
+        ConfigError: the model has never been fitted.
+    """
+    return evaluate_stream(model, _stream(model, data, labelled=True, readers=readers))
+
+
+def evaluate_stream(model: Linear, stream: EncodedStream) -> BinaryMetrics:
+    """Metrics of the model on encoded batches."""
+    metrics = BinaryMetrics()
+    with stream:
+        for item in stream:
+            if len(item.batch):
+                metrics.update(model.predict_batch(item.batch), item.batch.labels, item.batch.weights)
+    return metrics
+
+
+def predict_to_file(
+    model: Linear,
+    data: Any,
+    output: str | Path,
+    *,
+    keep: tuple[str, ...] = (),
+    readers: int | None = None,
+    on_rows: Callable[[int], None] | None = None,
+) -> int:
+    """Write a column ``score`` for every row, in order, beside the ``keep`` columns; returns the rows.
+
+    The file (``.parquet`` or ``.csv``) appears when it is complete.
+
+    Raises:
+        ConfigError: another ending, or a column to keep that is called ``score``.
+        DataError: as ``evaluate``; labels are not needed.
+        StorageError: the file cannot be written.
+    """
+    path = Path(output)
+    if path.suffix not in (".parquet", ".csv"):
+        raise ConfigError(f"{output}: scores are written as .parquet or .csv")
+    if "score" in keep:
+        raise ConfigError("a column called 'score' cannot be kept beside the scores")
+    source = data if isinstance(data, Source) else open_source(data)
+    stream = _stream(model, source, labelled=False, readers=readers, extra=keep)
+    fields = [source.schema.field(name) for name in keep] if not _missing(keep, source) else []
+    schema = pa.schema([*(_plain(field) for field in fields), pa.field("score", pa.float32())])
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    rows = 0
+    try:
+        with stream, _writer(temporary, path.suffix, schema) as writer:
+            for item in stream:
+                columns = [item.records.column(name).cast(schema.field(name).type) for name in keep]
+                scores = pa.array(model.predict_batch(item.batch))
+                writer.write_table(pa.Table.from_arrays([*columns, scores], schema=schema))
+                rows += len(item.batch)
+                if on_rows is not None:
+                    on_rows(rows)
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return rows
+
+
+def _stream(
+    model: Linear, data: Any, *, labelled: bool, readers: int | None, extra: tuple[str, ...] = ()
+) -> EncodedStream:
+    if model.plan is None:
+        raise ConfigError("the model has not been fitted: it knows no columns yet")
+    source = data if isinstance(data, Source) else open_source(data)
+    wanted = [*model.plan.inputs, *extra]
+    if labelled:
+        wanted += [name for name in (model.plan.label, model.plan.weight) if name]
+    _missing(tuple(wanted), source)
+    return EncodedStream(
+        source.read_as(model.plan.read_types),
+        model.plan,
+        labelled=labelled,
+        readers=readers,
+        extra_columns=extra,
+    )
+
+
+def _missing(names: tuple[str, ...], source: Source) -> bool:
+    from penstock.features import unknown_column
+
+    for name in names:
+        if name not in source.schema.names:
+            raise unknown_column(name, source.schema)
+    return False
+
+
+def _plain(field: pa.Field) -> pa.Field:
+    """Dictionaries differ from batch to batch: written as what they mean."""
+    if pa.types.is_dictionary(field.type):
+        return pa.field(field.name, field.type.value_type)
+    return field
+
+
+def _writer(path: Path, suffix: str, schema: pa.Schema) -> Any:
+    if suffix == ".parquet":
+        return pq.ParquetWriter(path, schema, compression="zstd")
+    return pyarrow.csv.CSVWriter(path, schema)

@@ -1,0 +1,107 @@
+"""The folder of a run: one writer at a time, a checkpoint while it is unfinished, the model when it is done.
+
+    model/manifest.json, v000001/   the model, once the run has ended
+    model/checkpoint/               the same format, and where the run stood; gone when the run has ended
+    model/progress.jsonl            what it reported
+    model/.lock                     held while a run writes here
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from penstock.errors import ConfigError, FolderBusy, ModelError, StorageError
+from penstock.models import Linear, load_model, read_manifest, save_model
+
+__all__ = ["RunFolder"]
+
+
+class RunFolder:
+    """Locks the folder while entered; the lock goes with the process, however that ends."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Name the folder; nothing is touched yet.
+
+        Raises:
+            ConfigError: the path is a URL, or an existing file.
+        """
+        if "://" in str(path):
+            raise ConfigError(f"{path}: a run's folder must be on a local disk; copy the model from there")
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"{path}: is a file; the output must be a folder, new or of an earlier run")
+        self._lock: int | None = None
+
+    @property
+    def progress(self) -> Path:
+        """File of JSON lines."""
+        return self.path / "progress.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Folder of the checkpoint."""
+        return self.path / "checkpoint"
+
+    def __enter__(self) -> RunFolder:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StorageError(f"{self.path}: cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
+            os.close(lock)
+            raise FolderBusy(
+                f"{self.path}: another run writes here (process {holder}); wait for it, or name another folder"
+            ) from error
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        self._lock = lock
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            os.ftruncate(self._lock, 0)
+            os.close(self._lock)
+            self._lock = None
+
+    def begin(self) -> None:
+        """Forget what an earlier run left unfinished."""
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
+        self.progress.unlink(missing_ok=True)
+
+    def save_checkpoint(self, model: Linear, progress: dict[str, Any]) -> None:
+        """Replace the checkpoint, at once."""
+        save_model(model, self.checkpoint, progress=progress)
+
+    def read_checkpoint(self) -> dict[str, Any]:
+        """Where the interrupted run stood.
+
+        Raises:
+            ModelError: there is no checkpoint, or it is damaged.
+        """
+        if not (self.checkpoint / "manifest.json").exists():
+            done = ": its run has ended" if (self.path / "manifest.json").exists() else ""
+            raise ModelError(f"{self.path}: nothing to resume, there is no checkpoint{done}")
+        progress = read_manifest(self.checkpoint).get("progress")
+        if not isinstance(progress, dict):
+            raise ModelError(f"{self.checkpoint}/manifest.json: damaged: it does not say where the run stood")
+        return progress
+
+    def load_checkpoint(self) -> Linear:
+        """The model as the interrupted run left it."""
+        return load_model(self.checkpoint)
+
+    def finish(self, model: Linear) -> None:
+        """Write the model, then forget the checkpoint."""
+        save_model(model, self.path)
+        shutil.rmtree(self.checkpoint, ignore_errors=True)

@@ -1,0 +1,441 @@
+"""Training in one process: read, hash and learn in source order, predicting each example before learning it.
+
+With one learning thread the result depends on the data alone; with several (Hogwild) each example is learnt
+exactly once, in an order that the machine chooses.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import datetime
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from penstock.batch import Floats, SparseBatch
+from penstock.data import BATCH_ROWS, Source, open_source
+from penstock.errors import ConfigError, DataError, Interrupted, ModelError
+from penstock.metrics import BinaryMetrics, Scores
+from penstock.models import Linear
+from penstock.models.linear import as_examples, memory_for
+from penstock.table import unique_keys
+from penstock.train.evaluate import evaluate_stream
+from penstock.train.folder import RunFolder
+from penstock.train.holdout import Holdout
+from penstock.train.progress import JsonLines, Progress, Report, Reporter, reporter_for
+from penstock.train.stream import Encoded, EncodedStream, Keep
+
+__all__ = ["Online", "Run", "fit"]
+
+SAMPLE_ROWS = 16_384
+"""Rows that fix standardisation constants and name features."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Online:
+    """Learn in one process: example by example, or in mini-batches.
+
+    ``threads`` > 1 learn on one table at once, without locks (Niu et al. 2011, "Hogwild!"). ``minibatch`` sums
+    the gradients of so many consecutive examples before each update, as the parameter server does.
+    """
+
+    threads: int = 1
+    minibatch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ConfigError(f"threads must be >= 1, got {self.threads}")
+        if self.minibatch is not None and self.minibatch < 1:
+            raise ConfigError(f"minibatch must be >= 1, got {self.minibatch}")
+        if self.minibatch is not None and self.threads > 1:
+            raise ConfigError("minibatch learns in one thread; give either minibatch or threads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a fit returns."""
+
+    model: Linear
+    metrics: Scores
+    """Progressive validation over the first pass: each example predicted before it was learnt."""
+    holdout: Scores | None
+    rows: int
+    """Rows learnt, in all passes."""
+    seconds: float
+    history: list[Report]
+
+
+@dataclass
+class _State:
+    """Where a run stands; what a checkpoint adds to the model."""
+
+    pass_: int = 0
+    chunk: int = 0
+    row: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    work: float = 0.0
+
+
+def fit(
+    model: Linear,
+    data: Any,
+    *,
+    passes: int = 1,
+    strategy: Online | None = None,
+    holdout: Holdout | float | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    checkpoint_every_s: float | None = 300.0,
+    progress: bool | None = None,
+    readers: int | None = None,
+    job: dict[str, Any] | None = None,
+) -> Run:
+    """Train ``model`` on ``data`` (see ``open_source``), in place.
+
+    Args:
+        passes: times to go over the data.
+        strategy: ``Online(threads=1)`` where None.
+        holdout: rows to evaluate on afterwards instead of learning them; a float is a fraction.
+        output: folder for the model; with it, Ctrl-C (or SIGTERM) leaves a checkpoint there.
+        resume: go on from the checkpoint in ``output``; data and settings must be those of the run before.
+        checkpoint_every_s: seconds between checkpoints while training; None for only when interrupted.
+        progress: show it (None: only on a terminal).
+        readers: threads that read and hash; as many as cores where None.
+        job: kept in checkpoints, so that whoever resumes knows what to run.
+
+    Raises:
+        DataError, ConfigError, StorageError, FolderBusy: see ``errors``; the model on disk is unharmed.
+        Interrupted: after the checkpoint was written.
+    """
+    strategy = strategy if strategy is not None else Online()
+    if isinstance(holdout, float):
+        holdout = Holdout(fraction=holdout)
+    if passes < 1:
+        raise ConfigError(f"passes must be >= 1, got {passes}")
+    if resume and output is None:
+        raise ConfigError("resume needs the output folder of the interrupted run")
+    source = data if isinstance(data, Source) else open_source(data)
+    if passes > 1 and not source.repeatable:
+        raise ConfigError(f"{passes} passes need data that can be read again; this is an iterator")
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(RunFolder(output)) if output is not None else None
+        trainer = _Trainer(model, source, strategy, passes, holdout, folder, readers, job)
+        trainer.checkpoint_every_s = checkpoint_every_s
+        if folder is not None and resume:
+            trainer.resume()
+        elif folder is not None:
+            folder.begin()
+        return trainer.run(reporter_for(progress))
+
+
+class _Trainer:
+    """One run of ``fit``."""
+
+    checkpoint_every_s: float | None = None
+
+    def __init__(
+        self,
+        model: Linear,
+        source: Source,
+        strategy: Online,
+        passes: int,
+        holdout: Holdout | None,
+        folder: RunFolder | None,
+        readers: int | None,
+        job: dict[str, Any] | None,
+    ) -> None:
+        self.model, self.strategy, self.passes = model, strategy, passes
+        self.holdout, self.folder, self.readers, self.job = holdout, folder, readers, job
+        sample = source.sample(SAMPLE_ROWS)
+        self.plan = model.resolve(sample)
+        model.keep_sample(sample)
+        self.source = source.read_as(self.plan.read_types)
+        self.learnt: Keep | None = None
+        self.held_out: Keep | None = None
+        if holdout is not None:
+            self.learnt, self.held_out = holdout.split(self.plan)
+        self.state = _State()
+        self.metrics = BinaryMetrics()
+        self.history: list[Report] = []
+        self._stop_by: str | None = None
+
+    def resume(self) -> None:
+        """Take model and position from the checkpoint.
+
+        Raises:
+            ModelError: there is none, or data or settings are not those of the run that wrote it.
+        """
+        assert self.folder is not None
+        saved = self.folder.read_checkpoint()
+        now = self._settings()
+        for name, value in now.items():
+            if saved["settings"].get(name) != value:
+                raise ModelError(
+                    f"{self.folder.path}: cannot resume: {name} was {saved['settings'].get(name)!r}, "
+                    f"is now {value!r}"
+                )
+        loaded = self.folder.load_checkpoint()
+        if loaded.optimizer != self.model.optimizer:
+            raise ModelError(
+                f"{self.folder.path}: cannot resume: optimizer was {loaded.optimizer}, is {self.model.optimizer}"
+            )
+        assert loaded.plan is not None
+        self.plan = self.model.plan = loaded.plan
+        self.model.table = loaded.table
+        self.source = self.source.read_as(self.plan.read_types)
+        self.state = msgspec.convert(saved["state"], _State)
+        self.metrics = BinaryMetrics.from_state(saved["metrics"])
+
+    def run(self, shown: Reporter | None) -> Run:
+        """Learn every pass, evaluate the hold-out, and write the model."""
+        reporters: list[Reporter] = [shown] if shown else []
+        reporters.append(_History(self.history))
+        if self.folder is not None:
+            reporters.append(JsonLines(self.folder.progress))
+        size = self.source.size * self.passes if self.source.size else None
+        with contextlib.ExitStack() as stack:
+            for reporter in reporters:
+                stack.enter_context(reporter)
+            if self.folder is not None:
+                stack.enter_context(self._signals())
+            progress = Progress(reporters, self.metrics, size=size)
+            progress.rows, progress.seconds_before = self.state.rows, self.state.seconds
+            learner = stack.enter_context(_learner(self.model, self.strategy))
+            last_checkpoint_s = time.perf_counter()
+            while self.state.pass_ < self.passes:
+                for item in self._batches():
+                    self._learn(learner, item, progress)
+                    now_s = time.perf_counter()
+                    if self._stop_by is not None:
+                        self._interrupt(progress)
+                    if self.checkpoint_every_s and now_s - last_checkpoint_s >= self.checkpoint_every_s:
+                        self._checkpoint(progress)
+                        last_checkpoint_s = time.perf_counter()
+                self.state.pass_, self.state.chunk, self.state.row = self.state.pass_ + 1, 0, 0
+            if not self.state.rows:
+                raise DataError("there are no rows to learn from")
+            progress.tick(self.state.work, len(self.model.table), self.model.table.nbytes, final=True)
+            seconds = progress.seconds
+        held = self._evaluate_holdout()
+        self.model.metadata = self._metadata(held, seconds)
+        if self.folder is not None:
+            self.folder.finish(self.model)
+        return Run(
+            model=self.model,
+            metrics=self.metrics.scores(),
+            holdout=held,
+            rows=self.state.rows,
+            seconds=seconds,
+            history=self.history,
+        )
+
+    def _batches(self) -> Iterator[Encoded]:
+        stream = EncodedStream(
+            self.source,
+            self.plan,
+            start=(self.state.chunk, self.state.row),
+            keep=self.learnt,
+            readers=self.readers,
+            batch_rows=BATCH_ROWS * self.strategy.threads,
+        )
+        with stream:
+            yield from stream
+
+    def _learn(self, learner: _Learner, item: Encoded, progress: Progress) -> None:
+        batch = item.batch
+        if len(batch):
+            out = np.empty(len(batch), np.float32)
+            learner.learn(batch, out)
+            if self.state.pass_ == 0:
+                try:
+                    self.metrics.update(out, batch.labels, batch.weights)
+                except DataError as error:
+                    where = item.chunk.locate(item.row)
+                    raise DataError(
+                        f"training diverged at {where}: {error}; lower the learning rate, or standardise numbers"
+                    ) from error
+        state = self.state
+        state.rows += len(batch)
+        state.chunk, state.row = (item.chunk.index + 1, 0) if item.last else (item.chunk.index, item.row + item.rows)
+        if self.source.unit == "rows":
+            state.work += item.rows
+        elif item.last:
+            state.work += item.chunk.size
+        progress.rows = state.rows
+        progress.tick(state.work, len(self.model.table), self.model.table.nbytes)
+
+    def _settings(self) -> dict[str, Any]:
+        holdout = dataclasses.asdict(self.holdout) if self.holdout else None
+        return {
+            "passes": self.passes,
+            "strategy": dataclasses.asdict(self.strategy),
+            "holdout": holdout,
+            "files": list(self.source.files),
+            "size": self.source.size,
+        }
+
+    def _checkpoint(self, progress: Progress) -> None:
+        assert self.folder is not None
+        self.state.seconds = progress.seconds
+        saved = {
+            "state": dataclasses.asdict(self.state),
+            "settings": self._settings(),
+            "metrics": self.metrics.to_state(),
+            "job": self.job,
+        }
+        self.folder.save_checkpoint(self.model, saved)
+
+    def _interrupt(self, progress: Progress) -> None:
+        assert self.folder is not None
+        if not self.source.repeatable:
+            raise Interrupted(
+                f"stopped by {self._stop_by} after {self.state.rows:,} rows; nothing was saved, as data from an "
+                "iterator cannot be resumed"
+            )
+        self._checkpoint(progress)
+        raise Interrupted(
+            f"stopped by {self._stop_by} after {self.state.rows:,} rows; the checkpoint is in "
+            f"{self.folder.checkpoint}; go on with: penstock train --resume -o {self.folder.path}"
+        )
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let a signal be noticed between two batches; a second one acts at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before: dict[int, Any] = {}
+
+        def notice(number: int, frame: Any) -> None:
+            self._stop_by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, notice)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _evaluate_holdout(self) -> Scores | None:
+        if self.held_out is None:
+            return None
+        stream = EncodedStream(self.source, self.plan, keep=self.held_out, readers=self.readers)
+        return evaluate_stream(self.model, stream).scores()
+
+    def _metadata(self, held: Scores | None, seconds: float) -> dict[str, Any]:
+        return {
+            "metrics": {
+                "progressive": self.metrics.scores().to_json(),
+                "holdout": held.to_json() if held else None,
+            },
+            "lineage": {
+                "files": list(self.source.files),
+                "rows": self.state.rows,
+                "seconds": round(seconds, 3),
+                "settings": {k: v for k, v in self._settings().items() if k not in ("files", "size")},
+                "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            },
+        }
+
+
+class _History:
+    """Keeps the reports."""
+
+    interval_s = 0.5
+
+    def __init__(self, history: list[Report]) -> None:
+        self._history = history
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def report(self, report: Report) -> None:
+        """Keep it."""
+        self._history.append(report)
+
+
+class _Learner:
+    """Learns batches by example, in one thread."""
+
+    def __init__(self, model: Linear) -> None:
+        self._model = model
+
+    def __enter__(self) -> _Learner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def learn(self, batch: SparseBatch, out: Floats) -> None:
+        """Predict into ``out``, then learn."""
+        self._model.learn(batch, out)
+
+
+class _Hogwild(_Learner):
+    """Learns each batch in several threads at once; they park while the table grows."""
+
+    def __init__(self, model: Linear, threads: int) -> None:
+        super().__init__(model)
+        self._threads = threads
+        self._pool = concurrent.futures.ThreadPoolExecutor(threads - 1, thread_name_prefix="penstock-learner")
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def learn(self, batch: SparseBatch, out: Floats) -> None:
+        """Predict and learn; on return every example was learnt exactly once."""
+        examples = as_examples(batch)
+        bounds = np.linspace(0, len(batch), self._threads + 1).astype(int).tolist()
+        parts = [(begin, end, memory_for(batch)) for begin, end in zip(bounds, bounds[1:], strict=False)]
+        while parts:
+            # This thread takes the last part: one thread fewer to wake.
+            futures = [
+                self._pool.submit(self._model.learn_some, examples, memory, out, begin, end)
+                for begin, end, memory in parts[:-1]
+            ]
+            begin, end, memory = parts[-1]
+            reached = [self._model.learn_some(examples, memory, out, begin, end)]
+            reached = [future.result() for future in futures] + reached
+            parts = [(r, end, memory) for r, (_, end, memory) in zip(reached, parts, strict=True) if r < end]
+            if parts:
+                self._model.table.grow()
+
+
+class _MiniBatches(_Learner):
+    """Learns through ``gradients``: pull, compute, push, as the parameter server's workers do."""
+
+    def __init__(self, model: Linear, size: int) -> None:
+        super().__init__(model)
+        self._size = size
+
+    def learn(self, batch: SparseBatch, out: Floats) -> None:
+        """Predict and learn, ``size`` consecutive examples at a time."""
+        table = self._model.tables()["weights"]
+        for begin in range(0, len(batch), self._size):
+            part = batch.slice(begin, min(begin + self._size, len(batch)))
+            keys, index = unique_keys(part.keys)
+            rows = {"weights": table.pull(keys)}
+            _, grads = self._model.gradients(rows, {"weights": index}, part, out[begin : begin + len(part)])
+            table.push(keys, grads["weights"])
+
+
+def _learner(model: Linear, strategy: Online) -> _Learner:
+    if strategy.minibatch is not None:
+        return _MiniBatches(model, strategy.minibatch)
+    return _Hogwild(model, strategy.threads) if strategy.threads > 1 else _Learner(model)

@@ -1,0 +1,216 @@
+"""How a run tells what it does: a live bar on a terminal, plain lines without one, JSON lines in its folder."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, TextIO
+
+from penstock.metrics import BinaryMetrics, Scores
+
+__all__ = ["Bar", "JsonLines", "Lines", "Report", "Reporter", "human", "reporter_for"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Where a run stands."""
+
+    seconds: float
+    rows: int
+    done: float | None
+    """Share of the work, 0 to 1; None where it is not known before reading."""
+    scores: Scores
+    """Progressive: each example predicted before it was learnt."""
+    recent: Scores
+    """The same, of the rows since the last report."""
+    features: int
+    table_nbytes: int
+
+    @property
+    def rows_per_s(self) -> float:
+        """Mean speed of this run."""
+        return self.rows / self.seconds if self.seconds > 0 else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """A line of ``progress.jsonl``."""
+        return {
+            "seconds": round(self.seconds, 3),
+            "rows": self.rows,
+            "done": self.done,
+            "rows_per_s": round(self.rows_per_s, 1),
+            "features": self.features,
+            "table_nbytes": self.table_nbytes,
+            "memory_nbytes": memory_nbytes(),
+            "progressive": self.scores.to_json(),
+            "recent": self.recent.to_json(),
+        }
+
+
+class Reporter(Protocol):
+    """Receives a report now and then; a context that may own the terminal."""
+
+    interval_s: float
+
+    def __enter__(self) -> Reporter: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def report(self, report: Report) -> None:
+        """Show it."""
+
+
+def memory_nbytes() -> int:
+    """Largest resident size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def human(number: float, unit: str = "") -> str:
+    """A number of at most four digits: ``1.23 M``."""
+    for power, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(number) >= power:
+            return f"{number / power:.3g}{letter}{unit}"
+    return f"{number:.3g}{' ' if unit else ''}{unit}"
+
+
+class _Plain:
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+class Lines(_Plain):
+    """A table that grows by a line every few seconds."""
+
+    interval_s = 2.0
+    _HEAD = f"{'seconds':>8} {'rows':>12} {'rows/s':>8} {'logloss':>8} {'AUC':>7} {'features':>9} {'memory':>8}"
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._began = False
+
+    def report(self, report: Report) -> None:
+        """Print a line, the first time with a head."""
+        if not self._began:
+            print(self._HEAD, file=self._stream)
+            self._began = True
+        scores = report.scores
+        print(
+            f"{report.seconds:8.1f} {report.rows:12,} {human(report.rows_per_s):>8} {scores.logloss:8.5f} "
+            f"{scores.auc:7.4f} {human(report.features):>9} {human(memory_nbytes(), 'B'):>8}",
+            file=self._stream,
+            flush=True,
+        )
+
+
+class JsonLines(_Plain):
+    """Appends every report to a file of the run's folder, for plots and for other programs."""
+
+    interval_s = 0.5
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def report(self, report: Report) -> None:
+        """Write a line."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(report.to_json()) + "\n")
+
+
+class Bar:
+    """A live line on a terminal."""
+
+    interval_s = 0.2
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._progress = Progress(
+            TextColumn("[bold]train"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=Console(stderr=True),
+        )
+        self._task = self._progress.add_task("train", total=1.0, text="")
+
+    def __enter__(self) -> Reporter:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def report(self, report: Report) -> None:
+        """Redraw the line."""
+        scores = report.scores
+        text = (
+            f"{human(report.rows)} rows  {human(report.rows_per_s)}/s  logloss {scores.logloss:.4f}  "
+            f"AUC {scores.auc:.4f}  {human(report.features)} features  {human(memory_nbytes(), 'B')}"
+        )
+        self._progress.update(self._task, completed=report.done or 0.0, text=text)
+
+
+def reporter_for(show: bool | None) -> Reporter | None:
+    """A bar where standard error is a terminal, lines elsewhere; None where ``show`` is False.
+
+    ``show`` None shows only on a terminal: what a library does.
+    """
+    terminal = sys.stderr.isatty()
+    if show is False or (show is None and not terminal):
+        return None
+    return Bar() if terminal else Lines(sys.stderr)
+
+
+class Progress:
+    """Counts a run's rows and passes reports on to reporters, each at its own pace."""
+
+    def __init__(self, reporters: list[Reporter], metrics: BinaryMetrics, *, size: float | None) -> None:
+        self.metrics = metrics
+        self.rows = 0
+        self.seconds_before = 0.0
+        """Of the interrupted run that this one resumes."""
+        self._size = size
+        self._began_s = time.perf_counter()
+        self._reporters = [(reporter, [0.0]) for reporter in reporters]
+        self._then = metrics.copy()
+
+    @property
+    def seconds(self) -> float:
+        """Time since the run began."""
+        return self.seconds_before + time.perf_counter() - self._began_s
+
+    def tick(self, work_done: float, features: int, nbytes: int, *, final: bool = False) -> None:
+        """Report where it is time to, or ``final``."""
+        now = time.perf_counter()
+        due = [(r, last) for r, last in self._reporters if final or now - last[0] >= r.interval_s]
+        if not due:
+            return
+        report = Report(
+            seconds=self.seconds,
+            rows=self.rows,
+            done=min(1.0, work_done / self._size) if self._size else None,
+            scores=self.metrics.scores(),
+            recent=self.metrics.since(self._then).scores(),
+            features=features,
+            table_nbytes=nbytes,
+        )
+        self._then = self.metrics.copy()
+        for reporter, last in due:
+            reporter.report(report)
+            last[0] = now
