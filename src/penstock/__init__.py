@@ -63,7 +63,7 @@ _HOME = {
     "write_clicks": "data.clicks",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,25 +17,17 @@ from penstock.errors import ConfigError
 __all__ = ["evaluate", "inspect", "make_clicks", "predict", "train"]
 
 
-class _Count(click.ParamType):
+def _count(value: Any) -> int:
     """A whole number as people write it: ``1_000_000``, ``1e6``, ``10k``, ``2M``."""
-
-    name = "count"
-    _UNITS = {"k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        text = str(value).replace("_", "").replace(",", "").lower()
-        unit = self._UNITS.get(text[-1:], 1)
-        try:
-            number = float(text[:-1] if unit > 1 else text) * unit
-            if number != int(number):
-                raise ValueError
-        except (ValueError, OverflowError):
-            self.fail(f"{value!r} is not a whole number; 1000000, 1_000_000 and 1M are", param, ctx)
-        return int(number)
-
-
-COUNT = _Count()
+    text = str(value).replace("_", "").replace(",", "").lower()
+    unit = {"k": 1_000, "m": 1_000_000, "g": 1_000_000_000}.get(text[-1:], 1)
+    try:
+        number = float(text[:-1] if unit > 1 else text) * unit
+        if number != int(number):
+            raise ValueError
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(f"{value!r} is not a whole number; 1000000, 1_000_000 and 1M are") from error
+    return int(number)
 
 
 def _names(values: tuple[str, ...]) -> list[str] | None:
@@ -60,7 +52,9 @@ def _optimizer(text: str) -> dict[str, Any]:
 
 
 _data_options = [
-    click.option("--format", "format_", help="parquet, arrow, csv, tsv, libsvm; by the file's name if not given."),
+    click.option(
+        "--format", "format_", help="parquet, arrow, csv, tsv, libsvm; by the file's name if not given."
+    ),
     click.option("--delimiter", help="Of CSV; tab for .tsv, else comma."),
     click.option("--no-header", is_flag=True, help="The first line of CSV is data; see --columns."),
     click.option("--columns", multiple=True, help="Names of CSV columns without header: a,b,c."),
@@ -90,7 +84,9 @@ def _data_section(
 @click.argument("data", nargs=-1)
 @click.option("--label", help="Column to predict, 0 or 1 (or boolean).  [default: label]")
 @click.option("-o", "--output", help="Folder for the model.  [default: model]")
-@click.option("--numeric", multiple=True, help="Columns standardised: a,b. With --categorical: only these are used.")
+@click.option(
+    "--numeric", multiple=True, help="Columns standardised: a,b. With --categorical: only these are used."
+)
 @click.option("--raw", multiple=True, help="Numeric columns used as they are.")
 @click.option("--log", multiple=True, help="Numeric columns in logarithmic buckets.")
 @click.option("--categorical", multiple=True, help="Columns that are categories: a,b.")
@@ -101,7 +97,7 @@ def _data_section(
 @click.option("--optimizer", help="ftrl,alpha=0.1,beta=1,l1=0,l2=0 or adagrad,alpha=… or sgd,alpha=…")
 @click.option("--passes", type=int, help="Times to go over the data.  [default: 1]")
 @click.option("--threads", type=int, help="Threads that learn on one table.  [default: 1]")
-@click.option("--minibatch", type=COUNT, help="Examples whose gradients are summed before an update.")
+@click.option("--minibatch", type=_count, help="Examples whose gradients are summed before an update.")
 @click.option("--holdout", type=float, help="Share of rows to evaluate on instead of learning them.")
 @click.option("--holdout-after", help="Evaluate on the rows from this event time on.")
 @click.option("--readers", type=int, help="Threads that read and hash.  [default: cores]")
@@ -155,9 +151,13 @@ def _train_job(data: tuple[str, ...], output: str | None, resume: bool, options:
 
         base = RunFolder(output or "model").read_checkpoint().get("job") or {}
         if not base:
-            raise ConfigError("the checkpoint was written from Python: resume it there, or name DATA and options")
+            raise ConfigError(
+                "the checkpoint was written from Python: resume it there, or name DATA and options"
+            )
     else:
-        raise ConfigError("nothing to train on: name files, folders or a job file (see penstock train --help)")
+        raise ConfigError(
+            "nothing to train on: name files, folders or a job file (see penstock train --help)"
+        )
     spec: dict[str, dict[str, Any]] = {section: dict(base.get(section) or {}) for section in _SECTIONS}
     if not base:
         reading = {k: options[k] for k in ("format_", "delimiter", "no_header", "columns")}
@@ -275,7 +275,9 @@ def inspect(model: str, top: int, as_json: bool) -> None:
     facts.add_row("features", f"{len(loaded.table):,}")
     facts.add_row("on disk", f"{human(sum(f['nbytes'] for f in files), 'B')} in {len(files)} files")
     facts.add_row("in memory", human(loaded.table.nbytes, "B"))
-    facts.add_row("version", f"{manifest['version']}, {manifest['created']}, Penstock {manifest['code_version']}")
+    facts.add_row(
+        "version", f"{manifest['version']}, {manifest['created']}, Penstock {manifest['code_version']}"
+    )
     lineage = manifest.get("lineage")
     if lineage:
         sources = lineage["files"]
@@ -298,12 +300,18 @@ def inspect(model: str, top: int, as_json: bool) -> None:
 
 @click.command("make-clicks")
 @click.argument("folder")
-@click.option("--rows", type=COUNT, default="1_000_000", show_default=True, help="Rows in all.")
+@click.option("--rows", type=_count, default="1_000_000", show_default=True, help="Rows in all.")
 @click.option("--numeric", type=int, default=13, show_default=True, help="Numeric columns.")
 @click.option("--categorical", type=int, default=26, show_default=True, help="Categorical columns.")
-@click.option("--distinct", type=COUNT, default="10_000_000", show_default=True, help="Of the largest column.")
+@click.option(
+    "--distinct", type=_count, default="10_000_000", show_default=True, help="Of the largest column."
+)
 @click.option("--click-rate", type=float, default=0.25, show_default=True, help="Share of clicks.")
-@click.option("--drift", type=float, default=0.0, show_default=True, help="How far the truth moves over the log.")
+@click.option(
+    "--drift", type=float, default=0.0, show_default=True, help="How far the truth moves over the log."
+)
+@click.option("--cross/--no-cross", default=True, show_default=True, help="A pair of columns that matters together.")
+@click.option("--missing", type=float, default=0.02, show_default=True, help="Share of values that are missing.")
 @click.option("--seed", type=int, default=7, show_default=True, help="The same seed gives the same bytes.")
 @click.option("--overwrite", is_flag=True, help="Replace a click log that is in the folder.")
 def make_clicks(folder: str, overwrite: bool, **spec: Any) -> None:

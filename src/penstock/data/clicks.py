@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
@@ -158,9 +159,7 @@ class ClickLog:
         """Values that each categorical column can take, in column order."""
         steps = max(self.categorical - 1, 1)
         ratio = max(self.distinct / _SMALLEST, 1.0)
-        below = (
-            min(round(_SMALLEST * ratio ** (i / steps)), self.distinct) for i in range(self.categorical - 1)
-        )
+        below = (min(round(_SMALLEST * ratio ** (i / steps)), self.distinct) for i in range(self.categorical - 1))
         return (*below, self.distinct)[-self.categorical :] if self.categorical else ()
 
     @property
@@ -239,7 +238,8 @@ def write_clicks(
                 _temporary(path).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise StorageError(f"{folder}: cannot write the click log: {error.strerror or error}") from error
+        reason = os.strerror(error.errno) if error.errno else error
+        raise StorageError(f"{folder}: cannot write the click log: {reason}") from error
 
 
 def _prepare(folder: Path, overwrite: bool) -> None:
@@ -262,18 +262,16 @@ def _temporary(path: Path) -> Path:
     return path.with_name(path.name + ".tmp")
 
 
-def _write(
-    spec: ClickLog, folder: Path, written: list[Path], on_progress: Callable[[int], None]
-) -> ClickSummary:
+def _write(spec: ClickLog, folder: Path, written: list[Path], on_progress: Callable[[int], None]) -> ClickSummary:
     """Each file under a temporary name first; ``written`` has the final names of all that were begun."""
     tally = _Tally()
     files = range(0, spec.rows, spec.rows_per_file)
-    group_rows = [
+    group_rows = (
         min(spec.row_group_rows, end - first)
         for begin in files
         for end in [min(begin + spec.rows_per_file, spec.rows)]
         for first in range(begin, end, spec.row_group_rows)
-    ]
+    )
     groups = _cut(tally.watch(_draw(spec)), group_rows)
     done = 0
     for number, begin in enumerate(files):
@@ -305,7 +303,7 @@ def _writer(spec: ClickLog, sink: Any) -> pq.ParquetWriter:
         sink,
         spec.schema,
         compression="snappy",
-        use_dictionary=names[strings:],  # type: ignore[arg-type]  # the stubs know only bool
+        use_dictionary=names[strings:],
         # Least and greatest of hashed strings tell a reader nothing, and take a tenth of the time to find.
         write_statistics=names[:strings],
         # A dictionary that outgrows its page is given up half-way: 12 bytes a value if all of them differ.

@@ -13,12 +13,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from penstock.data.files import nbytes_of, open_file, reading
-from penstock.data.rows import Layout, column_names, infer_schema, parse, whole_rows
+from penstock.data.rows import Layout, column_names, infer_schema, parse
 from penstock.data.source import Chunk
 from penstock.data.tables import rebatch
-from penstock.data.text import Quoting, TextFile, TextRange, TextSource, blocks, compression_of, line_ends, line_of
+from penstock.data.text import (
+    Quoting,
+    TextFile,
+    TextRange,
+    TextSource,
+    blocks,
+    compression_of,
+    line_ends,
+    line_of,
+)
 from penstock.errors import ConfigError, DataError
 
 __all__ = ["CsvOptions", "DelimitedSource"]
@@ -96,13 +106,19 @@ class DelimitedChunk(Chunk):
         return path
 
 
-def _row_starts(data: bytes, quoting: Quoting) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _row_starts(data: bytes, quoting: Quoting) -> NDArray[np.int64]:
     """Offsets of rows; empty lines are none."""
     ends = line_ends(data, quoting)
-    starts = np.concatenate([np.zeros(1, np.int64), ends])
+    starts: NDArray[np.int64] = np.concatenate([np.zeros(1, np.int64), ends])
     starts = starts[starts < len(data)]
     first = np.frombuffer(data, np.uint8)[starts]
-    return starts[(first != b"\n"[0]) & (first != b"\r"[0])]
+    starts = starts[(first != b"\n"[0]) & (first != b"\r"[0])]
+    return starts
+
+
+def _row_nbytes(data: bytes, quoting: Quoting) -> int:
+    ends = line_ends(data, quoting)
+    return int(ends[0]) if len(ends) else len(data)
 
 
 class DelimitedSource(TextSource):
@@ -135,26 +151,26 @@ class DelimitedSource(TextSource):
         starts = _row_starts(body, self._quoting)
         if not len(starts):
             raise DataError(f"{path} has no rows")
-        row = whole_rows(body[starts[0] :], self._quoting, 0)
-        begin = bom + (int(starts[0]) + len(row) if self._options.header else 0)
-        file_ = TextFile(
-            path=path, nbytes=nbytes if compressed else nbytes - begin, begin=begin, quoting=self._quoting
+        first = int(starts[0])
+        row = body[first : first + _row_nbytes(body[first:], self._quoting)]
+        begin = bom + (first + len(row) if self._options.header else 0)
+        return (
+            TextFile(
+                path=path, nbytes=nbytes if compressed else nbytes - begin, begin=begin, quoting=self._quoting
+            ),
+            self._names_of(path, row, bom + first),
         )
-        return file_, self._names_of(path, row, bom + int(starts[0]))
 
     def _names_of(self, path: str, row: bytes, offset: int) -> tuple[str, ...]:
+        place = f"{path} line {line_of(path, offset)}"
         try:
-            names = tuple(column_names(row, self._quoting))
+            names = column_names(row, self._quoting, self._options.header)
         except (UnicodeDecodeError, pa.ArrowException) as error:
-            if self._options.header:
-                got = row[:60].decode("utf-8", "backslashreplace")
-                line = line_of(path, offset)
-                raise DataError(f"{path} line {line}: got header {got!r}, allowed: text in UTF-8") from error
-            names = ()
+            got = row[:60].decode("utf-8", "backslashreplace")
+            raise DataError(f"{place}: got {got!r}, allowed: column names in UTF-8") from error
         if self._options.header:
-            _check_header(f"{path} line {line_of(path, offset)}", names)
-            return names
-        return self._options.columns or tuple(f"f{i}" for i in range(len(names)))
+            _check_header(place, names)
+        return self._options.columns or names
 
     def _infer(self) -> pa.Schema:
         for number, file in enumerate(self._text_files):

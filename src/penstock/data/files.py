@@ -81,7 +81,7 @@ def _local(path: str) -> list[str]:
         return _expand(path, path, [path], _walk)
     if not glob.has_magic(path):
         raise DataError(f"{path} does not exist")
-    return _expand(path, path, glob.glob(path, recursive=True), _walk)
+    return _expand(path, path, glob.glob(path, recursive=True), _walk)  # noqa: PTH207 (`**` finds files)
 
 
 def _walk(folder: str) -> list[str] | None:
@@ -162,4 +162,3 @@ def nbytes_of(path: str) -> int:
     if not nbytes:
         raise DataError(f"{path} is empty (0 bytes)")
     return nbytes
-

@@ -93,9 +93,7 @@ class ParquetSource(Source):
             first_row = 0
             for row_group, rows in enumerate(row_groups):
                 if index >= start:
-                    yield ParquetChunk(
-                        index=index, size=rows, path=path, row_group=row_group, first_row=first_row
-                    )
+                    yield ParquetChunk(index=index, size=rows, path=path, row_group=row_group, first_row=first_row)
                 index += 1
                 first_row += rows
 
@@ -149,4 +147,5 @@ def _has_dictionary(part: pq.ColumnChunkMetaData) -> bool:
     # An entry takes two bytes at the very least, even compressed, for its length and what sets it apart.
     entries = max(2, min(dictionary_nbytes // 2, part.num_values))
     index_nbytes = part.num_values * (math.ceil(math.log2(entries)) + 1) / 8
-    return part.total_compressed_size - dictionary_nbytes <= index_nbytes + PAGE_OVERHEAD_NBYTES
+    data_nbytes = part.total_compressed_size - dictionary_nbytes
+    return bool(data_nbytes <= index_nbytes + PAGE_OVERHEAD_NBYTES)

@@ -15,7 +15,7 @@ import pyarrow.csv
 from penstock.data.text import Quoting, line_ends, line_of
 from penstock.errors import DataError
 
-__all__ = ["Layout", "column_names", "infer_schema", "parse", "whole_rows"]
+__all__ = ["Layout", "column_names", "infer_schema", "parse"]
 
 _SHOWN = 60
 
@@ -51,27 +51,25 @@ def infer_schema(data: bytes, layout: Layout, path: str, offset: int) -> pa.Sche
     table = parse(data, layout, (), path, offset)
     # Arrow says binary where text is no UTF-8; reading it as text then says where.
     no_type = (pa.null(), pa.binary())
-    return pa.schema([(field.name, pa.string() if field.type in no_type else field.type) for field in table.schema])
+    return pa.schema(
+        [(field.name, pa.string() if field.type in no_type else field.type) for field in table.schema]
+    )
 
 
-def column_names(row: bytes, quoting: Quoting) -> list[str]:
-    """The fields of a header row.
+def column_names(row: bytes, quoting: Quoting, header: bool) -> tuple[str, ...]:
+    """The fields of a header row; f0, f1, ... for a row that is none.
 
     Raises:
-        UnicodeDecodeError: they are no UTF-8.
+        UnicodeDecodeError: names are no UTF-8.
     """
-    return pa.csv.read_csv(
+    table = pa.csv.read_csv(
         pa.py_buffer(row),
-        read_options=pa.csv.ReadOptions(use_threads=False, block_size=len(row) + 1),
+        read_options=pa.csv.ReadOptions(
+            use_threads=False, block_size=len(row) + 1, autogenerate_column_names=not header
+        ),
         parse_options=_parse_options(quoting),
-    ).column_names
-
-
-def whole_rows(data: bytes, quoting: Quoting, nbytes: int) -> bytes:
-    """About the first ``nbytes`` of ``data``, but whole rows, and one at the least."""
-    ends = line_ends(data, quoting)
-    near = int((ends <= nbytes).sum())
-    return data[: ends[max(0, near - 1)]] if len(ends) else data
+    )
+    return tuple(table.column_names)
 
 
 def _parse_options(quoting: Quoting, **options: Any) -> pa.csv.ParseOptions:
@@ -147,7 +145,9 @@ def _blame_row(row: bytes, layout: Layout, columns: Sequence[str], place: str) -
             return DataError(f"{place}: got {fields[0]} fields, allowed: {len(layout.names)}")
         if columns and _fails(row, layout, [name]):
             got = _shown(table[name][0].as_py())
-            return DataError(f"{place}, column {name}: got {got}, allowed: {_allowed(layout.schema.field(name).type)}")
+            return DataError(
+                f"{place}, column {name}: got {got}, allowed: {_allowed(layout.schema.field(name).type)}"
+            )
     return None
 
 

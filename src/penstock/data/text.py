@@ -70,7 +70,7 @@ def line_ends(data: bytes, quoting: Quoting) -> NDArray[np.int64]:
     is not doubled, as in RFC 4180 and in Arrow; elsewhere it is a character as any other.
     """
     characters = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(characters == _LF) + 1
+    ends: NDArray[np.int64] = np.flatnonzero(characters == _LF) + 1
     if quoting.quote is None or quoting.quote.encode() not in data:
         return ends
     quotes = np.flatnonzero(characters == ord(quoting.quote))
@@ -79,12 +79,14 @@ def line_ends(data: bytes, quoting: Quoting) -> NDArray[np.int64]:
     before = characters[opening - 1]
     regular = np.isin(before, [ord(quoting.delimiter), _LF, _CR, ord(quoting.quote)]) | (opening == 0)
     if regular.all():
-        return ends[np.searchsorted(quotes, ends) % 2 == 0]
+        outside: NDArray[np.int64] = ends[np.searchsorted(quotes, ends) % 2 == 0]
+        return outside
     spans = np.array([match.span() for match in _quoted_field(quoting).finditer(data)])
     if not len(spans):
         return ends
     span = np.searchsorted(spans[:, 0], ends) - 1
-    return ends[(span < 0) | (ends > spans[span, 1])]
+    outside = ends[(span < 0) | (ends > spans[span, 1])]
+    return outside
 
 
 def _quoted_field(quoting: Quoting) -> re.Pattern[bytes]:
@@ -95,9 +97,7 @@ def _quoted_field(quoting: Quoting) -> re.Pattern[bytes]:
     )
 
 
-def blocks(
-    text: TextRange, quoting: Quoting, block_nbytes: int = BLOCK_NBYTES
-) -> Iterator[tuple[int, bytes]]:
+def blocks(text: TextRange, quoting: Quoting, block_nbytes: int = BLOCK_NBYTES) -> Iterator[tuple[int, bytes]]:
     """The range in blocks of whole rows, each with its offset; the last may lack its newline.
 
     A range that ends before its file does was cut there, and is one block. Call it inside ``reading``.

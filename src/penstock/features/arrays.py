@@ -62,7 +62,9 @@ def as_category(name: str, array: pa.Array) -> tuple[pa.Array, Texts | Numbers]:
             pass  # not all are whole: by their shortest text
     if pt.is_decimal(type_):
         return as_category(name, array.cast(pa.float64()))
-    if not (pt.is_string(type_) or pt.is_binary(type_) or pt.is_large_string(type_) or pt.is_large_binary(type_)):
+    if not (
+        pt.is_string(type_) or pt.is_binary(type_) or pt.is_large_string(type_) or pt.is_large_binary(type_)
+    ):
         array = array.cast(pa.large_string() if pt.is_string_view(type_) else pa.string())
     wide = pt.is_large_string(array.type) or pt.is_large_binary(array.type)
     offset_type = np.int64 if wide else np.int32

@@ -148,7 +148,9 @@ class Encoder:
         constants = self._columns[name]
         if pt.is_dictionary(array.type):
             bits, bit = validity(array.indices)
-            indices = array.indices.to_numpy(zero_copy_only=False) if not len(bits) else _indices(array.indices)
+            indices = (
+                array.indices.to_numpy(zero_copy_only=False) if not len(bits) else _indices(array.indices)
+            )
             known = self._dictionary_keys(name, array.dictionary)
             hashing.gather_keys(indices, known, bits, bit, constants, target, c)
             return
@@ -210,7 +212,8 @@ class Encoder:
             labels = as_numbers(array)[1]
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise RowError(
-                0, f"label {self.plan.label!r} is {array[0].as_py()!r}; allowed: 0 or 1, as a number or boolean"
+                0,
+                f"label {self.plan.label!r} is {array[0].as_py()!r}; allowed: 0 or 1, as a number or boolean",
             ) from error
         bad = np.flatnonzero((labels != 0) & (labels != 1))
         if len(bad):

@@ -77,8 +77,12 @@ class FeatureSection:
         """The spec."""
         numeric = None
         if self.numeric is not None:
-            numeric = [n if isinstance(n, str) else _convert(n, Numeric, "features.numeric") for n in self.numeric]
-        return Features(**{**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "numeric": numeric})
+            numeric = [
+                n if isinstance(n, str) else _convert(n, Numeric, "features.numeric") for n in self.numeric
+            ]
+        return Features(
+            **{**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "numeric": numeric}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

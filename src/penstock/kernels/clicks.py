@@ -113,9 +113,7 @@ def mix32(x: Any) -> Any:
 @inlined
 def bell64(x: Any) -> Any:
     """About normal with mean 0 and variance 1, out of 64 bits: their four u16 summed; at most 3.47."""
-    total = (
-        (x & LOW16) + ((x >> np.uint64(16)) & LOW16) + ((x >> np.uint64(32)) & LOW16) + (x >> np.uint64(48))
-    )
+    total = (x & LOW16) + ((x >> np.uint64(16)) & LOW16) + ((x >> np.uint64(32)) & LOW16) + (x >> np.uint64(48))
     return (np.float64(np.int64(total)) - SUM16_MEAN) * PER_SUM16
 
 

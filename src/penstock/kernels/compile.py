@@ -47,7 +47,9 @@ def cache_folder() -> Path:
         for source in sorted((package / room).glob("*.py")):
             digest.update(source.read_bytes())
     base = os.environ.get("PENSTOCK_CACHE_DIR")
-    root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "penstock"
+    root = (
+        Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "penstock"
+    )
     folder = root / f"kernels-{digest.hexdigest()[:16]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

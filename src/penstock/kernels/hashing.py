@@ -140,9 +140,7 @@ def text_hash(data: Any, size: Any, begin: Any, end: Any) -> Any:
 
 
 @kernel
-def text_keys(
-    data: Any, offsets: Any, bitmap: Any, bit: int, column: Any, batch: Any, c: int
-) -> None:
+def text_keys(data: Any, offsets: Any, bitmap: Any, bit: int, column: Any, batch: Any, c: int) -> None:
     """Keys of a text column: value i is ``data[offsets[i]:offsets[i + 1]]``, its bit ``bit + i``.
 
     An empty text is missing. ``["a", "", "17"]`` gives ``[key(a), missing, integer_keys([17])[0]]``.

@@ -101,9 +101,7 @@ def learn(rows: Any, hyper: Any, batch: Any, begin: int, end: int, memory: Any, 
             if at == NOWHERE:
                 return i
             places[f] = at
-            store_state(
-                hyper, state, f, step, load_state(hyper, table.words, np.int64(at * TWO + TWO), word)
-            )
+            store_state(hyper, state, f, step, load_state(hyper, table.words, np.int64(at * TWO + TWO), word))
         for f in range(n):
             w[f] = weight(hyper, load_state(hyper, state, f, step))
         if has_values:
@@ -120,9 +118,7 @@ def learn(rows: Any, hyper: Any, batch: Any, begin: int, end: int, memory: Any, 
         if has_values:
             for f in range(n):
                 g = gradient * values[first + f]
-                store_state(
-                    hyper, state, f, step, update(hyper, load_state(hyper, state, f, step), w[f], g)
-                )
+                store_state(hyper, state, f, step, update(hyper, load_state(hyper, state, f, step), w[f], g))
         else:
             for f in range(n):
                 store_state(
@@ -131,9 +127,7 @@ def learn(rows: Any, hyper: Any, batch: Any, begin: int, end: int, memory: Any, 
         for f in range(n):
             at = places[f]
             mark(table, at)
-            store_state(
-                hyper, table.words, np.int64(at * TWO + TWO), word, load_state(hyper, state, f, step)
-            )
+            store_state(hyper, table.words, np.int64(at * TWO + TWO), word, load_state(hyper, state, f, step))
         shelf = next_shelf
     return end
 

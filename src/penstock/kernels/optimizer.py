@@ -20,6 +20,7 @@ __all__ = ["load_state", "register", "store_state", "update", "weight"]
 
 RowFunctions = tuple[Callable[..., Any], Callable[..., Any], int]
 _registered: dict[type, RowFunctions] = {}
+_stand_ins: dict[str, type] = {}
 
 
 def register(
@@ -40,7 +41,7 @@ def register(
     class_name = f"Hyper_{name}_{digest.hexdigest()[:12]}"
     hyper = globals().get(class_name)
     if hyper is None:
-        hyper = _hyper_class(class_name, fields)
+        hyper = globals()[class_name] = _hyper_class(class_name, fields)
         _registered[hyper] = (weight_of, update_of, states)
     return hyper  # type: ignore[no-any-return]
 
@@ -56,18 +57,17 @@ def _digest_code(digest: Any, code: CodeType) -> None:
 
 
 def _hyper_class(class_name: str, fields: Sequence[str]) -> type:
-    hyper: type = namedtuple(class_name, list(fields))  # type: ignore[misc]  # noqa: PYI024
+    hyper: type = namedtuple(class_name, list(fields))  # type: ignore[misc]
     hyper.__module__ = __name__
-    globals()[class_name] = hyper
     return hyper
 
 
 def __getattr__(name: str) -> type:
-    # Numba's cache index names every class that a kernel was ever compiled for, and cannot be read while one
-    # is missing: a class that this process has not registered is stood in for.
-    if name.startswith("Hyper_"):
-        return namedtuple(name, [])  # type: ignore[misc]  # noqa: PYI024
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Numba's cache index names every class that a kernel was ever compiled for, and cannot be read or written
+    # while one is missing: a class that this process has not registered is stood in for.
+    if not name.startswith("Hyper_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _stand_ins.setdefault(name, _hyper_class(name, []))
 
 
 def _functions(hyper: Any) -> RowFunctions:
@@ -95,28 +95,29 @@ def store_state(hyper: Any, words: Any, at: Any, step: Any, state: Any) -> None:
         words[at + s * step] = state[s]
 
 
-# Numba demands that an implementation has the signature of its overload, annotations included.
+# Numba demands that an implementation has the signature of its overload, annotations included. LLVM inlines
+# them; Numba's own ``inline="always"`` would drop ``store_state`` as a call whose result is not used.
 if not numba.config.DISABLE_JIT:
 
-    @overload(weight, inline="always")
+    @overload(weight)
     def _weight(hyper: Any, state: Any) -> Any:
-        compiled = register_jitable(inline="always")(_functions(hyper)[0])
+        compiled = register_jitable(_functions(hyper)[0])
 
         def call(hyper: Any, state: Any) -> Any:
             return compiled(hyper, state)
 
         return call
 
-    @overload(update, inline="always")
+    @overload(update)
     def _update(hyper: Any, state: Any, w: Any, gradient: Any) -> Any:
-        compiled = register_jitable(inline="always")(_functions(hyper)[1])
+        compiled = register_jitable(_functions(hyper)[1])
 
         def call(hyper: Any, state: Any, w: Any, gradient: Any) -> Any:
             return compiled(hyper, state, w, gradient)
 
         return call
 
-    @overload(load_state, inline="always")
+    @overload(load_state)
     def _load_state(hyper: Any, words: Any, at: Any, step: Any) -> Any:
         def load1(hyper: Any, words: Any, at: Any, step: Any) -> Any:
             return (words[at],)
@@ -129,7 +130,7 @@ if not numba.config.DISABLE_JIT:
 
         return (load1, load2, load3)[_functions(hyper)[2] - 1]
 
-    @overload(store_state, inline="always")
+    @overload(store_state)
     def _store_state(hyper: Any, words: Any, at: Any, step: Any, state: Any) -> Any:
         def store1(hyper: Any, words: Any, at: Any, step: Any, state: Any) -> Any:
             words[at] = state[0]

@@ -15,7 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.kernels.compile import atomic_add, atomic_or, compare_and_swap, inlined, kernel, pointer, prefetch
+from penstock.kernels.compile import (
+    atomic_add,
+    atomic_or,
+    compare_and_swap,
+    inlined,
+    kernel,
+    pointer,
+    prefetch,
+)
 from penstock.kernels.optimizer import load_state, store_state, update, weight
 
 __all__ = [

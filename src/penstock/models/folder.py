@@ -79,7 +79,9 @@ def save_model(model: Linear, path: str | Path, *, progress: dict[str, Any] | No
             }
             if progress is not None:
                 manifest["progress"] = progress
-            write_atomically(root / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+            write_atomically(
+                root / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+            )
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -104,7 +106,9 @@ def load_model(path: str | Path, *, slots: int | None = None) -> Linear:
             # A writer may have replaced the model meanwhile.
             again = read_manifest(root)
             if again == manifest:
-                raise ModelError(f"{error.filename}: the manifest names this file, but it is missing") from error
+                raise ModelError(
+                    f"{error.filename}: the manifest names this file, but it is missing"
+                ) from error
             manifest = again
 
 
@@ -215,7 +219,10 @@ def _write_names(names: dict[int, str], folder: Path) -> dict[str, Any] | None:
         return None
     keys = sorted(names)
     path = folder / "names.parquet"
-    columns = {"key": pa.array(keys, pa.uint64()), "name": pa.array([names[key] for key in keys], pa.string())}
+    columns = {
+        "key": pa.array(keys, pa.uint64()),
+        "name": pa.array([names[key] for key in keys], pa.string()),
+    }
     pq.write_table(pa.table(columns), path)
     return _seal(path)
 

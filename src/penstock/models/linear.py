@@ -117,9 +117,7 @@ class Linear:
 
         pulled = rows["weights"]
         grads = np.zeros_like(pulled)
-        loss = linear.gradients(
-            pulled, index["weights"], as_examples(batch), self._memory(batch), out, grads
-        )
+        loss = linear.gradients(pulled, index["weights"], as_examples(batch), self._memory(batch), out, grads)
         return loss, {"weights": grads}
 
     def predict(self, data: Any) -> Floats:
@@ -133,7 +131,9 @@ class Linear:
             raise ConfigError("the model has not been fitted: it knows no columns yet")
         if not isinstance(data, pa.Table):
             try:
-                data = pa.table(data) if not isinstance(data, pa.RecordBatch) else pa.Table.from_batches([data])
+                data = (
+                    pa.table(data) if not isinstance(data, pa.RecordBatch) else pa.Table.from_batches([data])
+                )
             except (TypeError, ValueError) as error:
                 raise DataError(
                     f"cannot predict for a {type(data).__name__}; allowed: an Arrow table or record batch, "

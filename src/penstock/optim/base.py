@@ -120,7 +120,9 @@ def register_optimizer(cls: C) -> C:
         raise ConfigError(f"optimizer {name}: states must be 1 to 3 names, got {states!r}")
     other = _by_name.get(name)
     if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise ConfigError(f"optimizer {name!r} is already registered by {other.__module__}.{other.__qualname__}")
+        raise ConfigError(
+            f"optimizer {name!r} is already registered by {other.__module__}.{other.__qualname__}"
+        )
     _by_name[name] = cls
     return cls
 
@@ -139,5 +141,7 @@ def optimizer_from_dict(spec: Mapping[str, Any]) -> Optimizer:
     known = [field.name for field in dataclasses.fields(cls)]
     for key in given:
         if key not in known:
-            raise ConfigError(f"optimizer {name}: unknown hyperparameter {key!r}; allowed: {', '.join(known)}")
+            raise ConfigError(
+                f"optimizer {name}: unknown hyperparameter {key!r}; allowed: {', '.join(known)}"
+            )
     return cls(**given)

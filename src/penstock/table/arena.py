@@ -40,7 +40,9 @@ class Arena:
             except OSError as error:
                 reserve_nbytes //= 2
                 if reserve_nbytes < 1 << 30:
-                    raise StorageError(f"cannot reserve 1 GiB of address space for a table: {error}") from error
+                    raise StorageError(
+                        f"cannot reserve 1 GiB of address space for a table: {error}"
+                    ) from error
         self._bytes = np.frombuffer(self._memory, np.uint8)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._memory.madvise(mmap.MADV_HUGEPAGE)

@@ -1,6 +1,6 @@
 """Training and scoring: the loop that reads, hashes, learns and reports."""
 
-from penstock.train.evaluate import evaluate, predict_to_file
+from penstock.train.scoring import evaluate, predict_to_file
 from penstock.train.holdout import Holdout
 from penstock.train.online import Online, Run, fit
 

@@ -1,9 +1,9 @@
 """The folder of a run: one writer at a time, a checkpoint while it is unfinished, the model when it is done.
 
-    model/manifest.json, v000001/   the model, once the run has ended
-    model/checkpoint/               the same format, and where the run stood; gone when the run has ended
-    model/progress.jsonl            what it reported
-    model/.lock                     held while a run writes here
+model/manifest.json, v000001/   the model, once the run has ended
+model/checkpoint/               the same format, and where the run stood; gone when the run has ended
+model/progress.jsonl            what it reported
+model/.lock                     held while a run writes here
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from penstock.metrics import BinaryMetrics, Scores
 from penstock.models import Linear
 from penstock.models.linear import as_examples, memory_for
 from penstock.table import unique_keys
-from penstock.train.evaluate import evaluate_stream
+from penstock.train.scoring import evaluate_stream
 from penstock.train.folder import RunFolder
 from penstock.train.holdout import Holdout
 from penstock.train.progress import JsonLines, Progress, Report, Reporter, reporter_for
@@ -266,7 +266,9 @@ class _Trainer:
                     ) from error
         state = self.state
         state.rows += len(batch)
-        state.chunk, state.row = (item.chunk.index + 1, 0) if item.last else (item.chunk.index, item.row + item.rows)
+        state.chunk, state.row = (
+            (item.chunk.index + 1, 0) if item.last else (item.chunk.index, item.row + item.rows)
+        )
         if self.source.unit == "rows":
             state.work += item.rows
         elif item.last:
