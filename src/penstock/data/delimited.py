@@ -112,8 +112,7 @@ def _row_starts(data: bytes, quoting: Quoting) -> NDArray[np.int64]:
     starts: NDArray[np.int64] = np.concatenate([np.zeros(1, np.int64), ends])
     starts = starts[starts < len(data)]
     first = np.frombuffer(data, np.uint8)[starts]
-    starts = starts[(first != b"\n"[0]) & (first != b"\r"[0])]
-    return starts
+    return starts.compress((first != b"\n"[0]) & (first != b"\r"[0]))
 
 
 def _row_nbytes(data: bytes, quoting: Quoting) -> int:

@@ -78,15 +78,16 @@ def line_ends(data: bytes, quoting: Quoting) -> NDArray[np.int64]:
     opening = quotes[::2]
     before = characters[opening - 1]
     regular = np.isin(before, [ord(quoting.delimiter), _LF, _CR, ord(quoting.quote)]) | (opening == 0)
+    outside: NDArray[np.bool_]
     if regular.all():
-        outside: NDArray[np.int64] = ends[np.searchsorted(quotes, ends) % 2 == 0]
-        return outside
+        outside = np.searchsorted(quotes, ends) % 2 == 0
+        return ends.compress(outside)
     spans = np.array([match.span() for match in _quoted_field(quoting).finditer(data)])
     if not len(spans):
         return ends
     span = np.searchsorted(spans[:, 0], ends) - 1
-    outside = ends[(span < 0) | (ends > spans[span, 1])]
-    return outside
+    outside = (span < 0) | (ends > spans[span, 1])
+    return ends.compress(outside)
 
 
 def _quoted_field(quoting: Quoting) -> re.Pattern[bytes]:

@@ -56,8 +56,12 @@ class Data:
 
     def open(self, data: str | list[str] | None = None) -> Source:
         """A source with these options."""
-        csv = CsvOptions(delimiter=self.delimiter, header=self.header, columns=self.columns)
-        return open_source(self.train if data is None else data, format=self.format, csv=csv)
+        columns = tuple(self.columns) if self.columns is not None else None
+        csv = CsvOptions(delimiter=self.delimiter, header=self.header, columns=columns)
+        given = csv != CsvOptions()
+        return open_source(
+            self.train if data is None else data, format=self.format, csv=csv if given else None
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +133,8 @@ class Job:
                 if key not in known:
                     name = f"{path}.{key}" if path else key
                     raise ConfigError(f"{where}: {name} is not known; allowed: {', '.join(sorted(known))}")
-        return _convert(job, Job, where)
+        converted: Job = _convert(job, Job, where)
+        return converted
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -98,7 +98,7 @@ def at_least(least: float, default: float) -> Any:
 
 
 @functools.cache
-def _hyper_class(cls: type[Optimizer]) -> Any:
+def _hyper_class(cls: Any) -> Any:
     # Numba is imported when an optimizer first meets a table, not with the package.
     from penstock.kernels.optimizer import register
 

@@ -328,8 +328,8 @@ class _Trainer:
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for each, handler in before.items():
+                signal.signal(each, handler)
 
     def _evaluate_holdout(self) -> Scores | None:
         if self.held_out is None:
