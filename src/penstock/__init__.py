@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from penstock.version import __version__
 
 if TYPE_CHECKING:
     from penstock.batch import SparseBatch as SparseBatch
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from penstock.features import Features as Features
     from penstock.features import Numeric as Numeric
     from penstock.models import Linear as Linear
-    from penstock.models import load_model as load
+    from penstock.models import load_model as load  # noqa: F401
     from penstock.optim import FTRL as FTRL
     from penstock.optim import SGD as SGD
     from penstock.optim import AdaGrad as AdaGrad

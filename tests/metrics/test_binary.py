@@ -66,9 +66,7 @@ def test_agrees_with_scikit_learn(weighted: bool, mean: float, spread: float) ->
     assert abs(scores.auc - auc) <= scores.auc_error
     assert scores.auc == pytest.approx(auc, abs=1e-4)
     assert scores.logloss == pytest.approx(sklearn.log_loss(y, p, sample_weight=weights), rel=1e-5)
-    assert scores.accuracy == pytest.approx(
-        sklearn.accuracy_score(y, p > 0.5, sample_weight=weights), rel=1e-12
-    )
+    assert scores.accuracy == pytest.approx(sklearn.accuracy_score(y, p > 0.5, sample_weight=weights), rel=1e-12)
 
 
 def test_log_loss_is_clipped_as_in_scikit_learn() -> None:

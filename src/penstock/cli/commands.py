@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
@@ -52,9 +51,7 @@ def _optimizer(text: str) -> dict[str, Any]:
 
 
 _data_options = [
-    click.option(
-        "--format", "format_", help="parquet, arrow, csv, tsv, libsvm; by the file's name if not given."
-    ),
+    click.option("--format", "format_", help="parquet, arrow, csv, tsv, libsvm; by the file's name if not given."),
     click.option("--delimiter", help="Of CSV; tab for .tsv, else comma."),
     click.option("--no-header", is_flag=True, help="The first line of CSV is data; see --columns."),
     click.option("--columns", multiple=True, help="Names of CSV columns without header: a,b,c."),
@@ -125,7 +122,7 @@ def train(
         plan = model.resolve(source.sample(SAMPLE_ROWS))
         _print_plan(console, plan)
     run = job.run(model, source, resume=resume, progress=not quiet)
-    table = _table("", "rows", "logloss", "normalised entropy", "AUC", "calibration", "accuracy")
+    table = _score_table()
     _add_scores(table, "progressive", run.metrics)
     if run.holdout is not None:
         _add_scores(table, "hold-out", run.holdout)
@@ -151,13 +148,9 @@ def _train_job(data: tuple[str, ...], output: str | None, resume: bool, options:
 
         base = RunFolder(output or "model").read_checkpoint().get("job") or {}
         if not base:
-            raise ConfigError(
-                "the checkpoint was written from Python: resume it there, or name DATA and options"
-            )
+            raise ConfigError("the checkpoint was written from Python: resume it there, or name DATA and options")
     else:
-        raise ConfigError(
-            "nothing to train on: name files, folders or a job file (see penstock train --help)"
-        )
+        raise ConfigError("nothing to train on: name files, folders or a job file (see penstock train --help)")
     spec: dict[str, dict[str, Any]] = {section: dict(base.get(section) or {}) for section in _SECTIONS}
     if not base:
         reading = {k: options[k] for k in ("format_", "delimiter", "no_header", "columns")}
@@ -213,8 +206,8 @@ def evaluate(model: str, data: tuple[str, ...], as_json: bool, readers: int | No
         click.echo(json.dumps(scores.to_json()))
         return
     console = Console()
-    table = _table("", "rows", "logloss", "normalised entropy", "AUC", "calibration", "accuracy")
-    _add_scores(table, Path(data[0]).name + (" …" if len(data) > 1 else ""), scores)
+    table = _score_table()
+    _add_scores(table, "evaluated", scores)
     console.print(table)
     curve = _table("predicted", "observed", "share of rows")
     for part in metrics.reliability():
@@ -275,9 +268,7 @@ def inspect(model: str, top: int, as_json: bool) -> None:
     facts.add_row("features", f"{len(loaded.table):,}")
     facts.add_row("on disk", f"{human(sum(f['nbytes'] for f in files), 'B')} in {len(files)} files")
     facts.add_row("in memory", human(loaded.table.nbytes, "B"))
-    facts.add_row(
-        "version", f"{manifest['version']}, {manifest['created']}, Penstock {manifest['code_version']}"
-    )
+    facts.add_row("version", f"{manifest['version']}, {manifest['created']}, Penstock {manifest['code_version']}")
     lineage = manifest.get("lineage")
     if lineage:
         sources = lineage["files"]
@@ -286,7 +277,7 @@ def inspect(model: str, top: int, as_json: bool) -> None:
     console.print(facts)
     _print_plan(console, loaded.plan)
     metrics = manifest.get("metrics") or {}
-    table = _table("", "rows", "logloss", "normalised entropy", "AUC", "calibration", "accuracy")
+    table = _score_table()
     for what in ("progressive", "holdout"):
         if metrics.get(what):
             _add_scores(table, what, metrics[what])
@@ -303,14 +294,12 @@ def inspect(model: str, top: int, as_json: bool) -> None:
 @click.option("--rows", type=_count, default="1_000_000", show_default=True, help="Rows in all.")
 @click.option("--numeric", type=int, default=13, show_default=True, help="Numeric columns.")
 @click.option("--categorical", type=int, default=26, show_default=True, help="Categorical columns.")
-@click.option(
-    "--distinct", type=_count, default="10_000_000", show_default=True, help="Of the largest column."
-)
+@click.option("--distinct", type=_count, default="10_000_000", show_default=True, help="Of the largest column.")
 @click.option("--click-rate", type=float, default=0.25, show_default=True, help="Share of clicks.")
+@click.option("--drift", type=float, default=0.0, show_default=True, help="How far the truth moves over the log.")
 @click.option(
-    "--drift", type=float, default=0.0, show_default=True, help="How far the truth moves over the log."
+    "--cross/--no-cross", default=True, show_default=True, help="A pair of columns that matters together."
 )
-@click.option("--cross/--no-cross", default=True, show_default=True, help="A pair of columns that matters together.")
 @click.option("--missing", type=float, default=0.02, show_default=True, help="Share of values that are missing.")
 @click.option("--seed", type=int, default=7, show_default=True, help="The same seed gives the same bytes.")
 @click.option("--overwrite", is_flag=True, help="Replace a click log that is in the folder.")
@@ -354,8 +343,12 @@ def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD if any(columns) else None, show_header=any(columns), padding=(0, 1))
     for i, name in enumerate(columns):
         text = i == 0 or name in ("", "feature")
-        table.add_column(name, justify="left" if text else "right", overflow="fold")
+        table.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=i == 0)
     return table
+
+
+def _score_table() -> Table:
+    return _table("", "rows", "logloss", "NE", "AUC", "calibration", "accuracy")
 
 
 def _add_scores(table: Table, name: str, scores: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from penstock import __version__
+from penstock.version import __version__
 
 __all__ = ["cli", "main"]
 

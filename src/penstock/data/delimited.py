@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from penstock.data.files import nbytes_of, open_file, reading
 from penstock.data.rows import Layout, column_names, infer_schema, parse
 from penstock.data.source import Chunk
-from penstock.data.tables import rebatch
+from penstock.data.tables import check_columns, rebatch
 from penstock.data.text import (
     Quoting,
     TextFile,
@@ -86,11 +86,12 @@ class DelimitedChunk(Chunk):
     layout: Layout
 
     def batches(self, columns: Sequence[str], batch_rows: int, skip: int = 0) -> Iterator[pa.RecordBatch]:
-        return rebatch(self._tables(columns), self.text.path, columns, batch_rows, skip)
+        check_columns(self.text.path, columns, self.layout.names)
+        return rebatch(self._tables(columns), columns, batch_rows, skip)
 
     def _tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         # Fields are counted even if no column is asked for, and rows with them.
-        known = [name for name in columns if name in self.layout.names] or self.layout.names[:1]
+        known = columns or self.layout.names[:1]
         with reading(self.text.path):
             for offset, data in blocks(self.text, self.layout.quoting):
                 yield parse(data, self.layout, known, self.text.path, offset)
@@ -198,9 +199,7 @@ class DelimitedSource(TextSource):
         Raises:
             DataError: no such column.
         """
-        for name in types:
-            if name not in self.schema.names:
-                raise DataError(f"{self.files[0]} has no column {name!r}, it has {', '.join(self.schema.names)}")
+        check_columns(self.files[0], list(types), self.schema.names)
         other = copy.copy(self)
         other.schema = pa.schema([(field.name, types.get(field.name, field.type)) for field in self.schema])
         return other

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from penstock.data.files import nbytes_of, open_file, reading
 from penstock.data.source import Chunk, Source
-from penstock.data.tables import check_same_schema, first_rows, plain_schema, rebatch
+from penstock.data.tables import check_columns, check_same_schema, first_rows, plain_schema, rebatch
 from penstock.errors import DataError
 
 __all__ = ["MAGIC", "IpcSource"]
@@ -35,16 +35,19 @@ class IpcChunk(Chunk):
     end_batch: int | None
 
     def batches(self, columns: Sequence[str], batch_rows: int, skip: int = 0) -> Iterator[pa.RecordBatch]:
-        return rebatch(self._tables(columns), self.path, columns, batch_rows, skip)
+        return rebatch(self._tables(columns), columns, batch_rows, skip)
 
     def _tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         with reading(self.path), open_file(self.path) as file:
             if self.end_batch is None:
-                for batch in pa.ipc.open_stream(file, options=_options()):
+                stream = pa.ipc.open_stream(file, options=_options())
+                check_columns(self.path, columns, stream.schema.names)
+                for batch in stream:
                     yield pa.Table.from_batches([batch])
                 return
             names = pa.ipc.open_file(file).schema.names
-            fields = [names.index(name) for name in columns if name in names]
+            check_columns(self.path, columns, names)
+            fields = [names.index(name) for name in columns]
             reader = pa.ipc.open_file(file, options=_options(fields))
             for i in range(self.first_batch, self.end_batch):
                 yield pa.Table.from_batches([reader.get_batch(i)])

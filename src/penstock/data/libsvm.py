@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from penstock.data.files import nbytes_of, reading
 from penstock.data.source import Chunk
-from penstock.data.tables import rebatch
+from penstock.data.tables import check_columns, rebatch
 from penstock.data.text import Quoting, TextFile, TextRange, TextSource, blocks, line_of
 from penstock.errors import DataError
 from penstock.kernels.libsvm import BAD_INDEX, BAD_LABEL, DONE, parse_libsvm
@@ -38,7 +38,8 @@ class LibsvmChunk(Chunk):
     text: TextRange
 
     def batches(self, columns: Sequence[str], batch_rows: int, skip: int = 0) -> Iterator[pa.RecordBatch]:
-        return rebatch(self._tables(), self.text.path, columns, batch_rows, skip)
+        check_columns(self.text.path, columns, SCHEMA.names)
+        return rebatch(self._tables(), columns, batch_rows, skip)
 
     def _tables(self) -> Iterator[pa.Table]:
         for _, rows in self._parsed():

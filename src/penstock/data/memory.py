@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from penstock.data.source import Chunk, Source
-from penstock.data.tables import check_same_schema, first_rows, plain_schema, rebatch
+from penstock.data.tables import check_columns, check_same_schema, first_rows, plain_schema, rebatch
 from penstock.errors import DataError
 
 __all__ = ["BatchesSource", "TableSource", "to_table"]
@@ -32,7 +32,8 @@ class TableChunk(Chunk):
     what: str
 
     def batches(self, columns: Sequence[str], batch_rows: int, skip: int = 0) -> Iterator[pa.RecordBatch]:
-        return rebatch([self.table], self.what, columns, batch_rows, skip)
+        check_columns(self.what, columns, self.table.column_names)
+        return rebatch([self.table], columns, batch_rows, skip)
 
     def locate(self, row: int) -> str:
         return f"{self.what} row {self.first_row + row}"
@@ -104,7 +105,7 @@ class BatchesSource(Source):
 
     def _cut(self, batches: Iterator[pa.RecordBatch]) -> Iterator[Chunk]:
         tables = (pa.Table.from_batches([batch]) for batch in batches)
-        for index, batch in enumerate(rebatch(tables, "stream", self.schema.names, CHUNK_ROWS, 0)):
+        for index, batch in enumerate(rebatch(tables, self.schema.names, CHUNK_ROWS, 0)):
             yield TableChunk(
                 index=index,
                 size=batch.num_rows,

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from penstock.data.files import is_local, nbytes_of, open_file, reading
 from penstock.data.source import Chunk, Source
-from penstock.data.tables import check_same_schema, first_rows, plain_schema, rebatch
+from penstock.data.tables import check_columns, check_same_schema, first_rows, plain_schema, rebatch
 from penstock.errors import DataError
 
 __all__ = ["ParquetSource"]
@@ -43,7 +43,7 @@ class ParquetChunk(Chunk):
     first_row: int
 
     def batches(self, columns: Sequence[str], batch_rows: int, skip: int = 0) -> Iterator[pa.RecordBatch]:
-        return rebatch(self._tables(columns, batch_rows), self.path, columns, batch_rows, skip)
+        return rebatch(self._tables(columns, batch_rows), columns, batch_rows, skip)
 
     def _tables(self, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
         decoded_rows = min(DECODED_ROWS, DECODED_VALUES // max(1, len(columns)))
@@ -51,10 +51,11 @@ class ParquetChunk(Chunk):
         with reading(self.path):
             footer = _footer(self.path)
             with _open(self.path, footer, _dictionary_columns(footer, self.row_group, columns)) as file:
+                check_columns(self.path, columns, file.schema_arrow.names)
                 for batch in file.iter_batches(
                     batch_size=decoded_rows,
                     row_groups=[self.row_group],
-                    columns=[name for name in columns if name in file.schema_arrow.names],
+                    columns=list(columns),
                     use_threads=False,
                 ):
                     yield pa.Table.from_batches([batch])

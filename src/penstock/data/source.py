@@ -15,8 +15,8 @@ import pyarrow as pa
 
 __all__ = ["BATCH_ROWS", "Chunk", "Source"]
 
-BATCH_ROWS = 4096
-"""Rows of a record batch: large enough to hide the cost of a kernel call, small enough for the L2 cache."""
+BATCH_ROWS = 8192
+"""Rows of a record batch: large enough to hide the cost of a kernel call, small enough for the caches."""
 
 
 class Chunk(ABC):
@@ -32,7 +32,8 @@ class Chunk(ABC):
         """Record batches of these columns, in this order, without the first ``skip`` rows.
 
         ``skip`` is a multiple of ``batch_rows``, so batches are cut at the same rows as without it; all but
-        the last batch of the chunk have exactly ``batch_rows`` rows.
+        the last batch of the chunk have exactly ``batch_rows`` rows. A text column may come as dictionary
+        arrays in one chunk and plain in another; batches may share a dictionary.
 
         Raises:
             DataError: a truncated file, a row with too few fields, a value of another type.

@@ -5,7 +5,6 @@ No files and no formats here.
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -14,23 +13,35 @@ import pyarrow as pa
 from penstock.data.source import BATCH_ROWS, Chunk
 from penstock.errors import DataError
 
-__all__ = ["check_same_schema", "first_rows", "plain_schema", "plain_type", "rebatch"]
+__all__ = ["check_columns", "check_same_schema", "first_rows", "plain_schema", "plain_type", "rebatch"]
+
+
+_SHOWN = 30
+
+
+def check_columns(place: str, columns: Sequence[str], has: Sequence[str]) -> None:
+    """All of ``columns`` are there.
+
+    Raises:
+        DataError: ``place`` has no such column; with those that it has.
+    """
+    for name in columns:
+        if name not in has:
+            shown = ", ".join(has[:_SHOWN]) + (f" and {len(has) - _SHOWN} more" if len(has) > _SHOWN else "")
+            raise DataError(f"{place} has no column {name!r}, it has {shown}")
 
 
 def rebatch(
-    tables: Iterable[pa.Table], place: str, columns: Sequence[str], batch_rows: int, skip: int
+    tables: Iterable[pa.Table], columns: Sequence[str], batch_rows: int, skip: int
 ) -> Iterator[pa.RecordBatch]:
     """Batches of ``batch_rows`` rows (the last may be shorter) of tables of any size, less ``skip`` rows.
 
     Columns are plain arrays, none of a view type. Batches cut from one table share its memory, dictionaries
     included, so whatever is computed of a dictionary can be kept from batch to batch.
-
-    Raises:
-        DataError: ``place`` has no such column.
     """
     rest: pa.Table | None = None
     for table in tables:
-        table = _select(table, place, columns)
+        table = _plain(table.select(list(columns)))
         dropped = min(skip, table.num_rows)
         skip -= dropped
         table = table.slice(dropped)
@@ -49,11 +60,7 @@ def _slices(table: pa.Table, batch_rows: int) -> Iterator[pa.RecordBatch]:
             yield batch.slice(start, batch_rows)
 
 
-def _select(table: pa.Table, place: str, columns: Sequence[str]) -> pa.Table:
-    missing = [name for name in columns if name not in table.column_names]
-    if missing:
-        raise DataError(f"{place} has no column {missing[0]!r}, it has {', '.join(table.column_names)}")
-    table = table.select(list(columns))
+def _plain(table: pa.Table) -> pa.Table:
     schema = plain_schema(table.schema)
     return table if schema.equals(table.schema) else table.cast(schema)
 
@@ -113,7 +120,11 @@ def _check_distinct(place: str, schema: pa.Schema) -> None:
 def first_rows(chunks: Iterable[Chunk], schema: pa.Schema, rows: int) -> pa.Table:
     """A table of the first ``rows`` rows, or fewer, in the types of ``schema``."""
     batch_rows = max(1, min(rows, BATCH_ROWS))
-    batches = (batch for chunk in chunks for batch in chunk.batches(schema.names, batch_rows))
-    wanted = list(itertools.islice(batches, -(-rows // batch_rows)))
-    tables = [pa.Table.from_batches([batch]).cast(schema) for batch in wanted]
-    return pa.concat_tables(tables).slice(0, rows) if tables else schema.empty_table()
+    tables = [schema.empty_table()]
+    missing = rows
+    for batch in (batch for chunk in chunks for batch in chunk.batches(schema.names, batch_rows)):
+        tables.append(pa.Table.from_batches([batch]).cast(schema).slice(0, missing))
+        missing -= tables[-1].num_rows
+        if missing <= 0:
+            break
+    return pa.concat_tables(tables)

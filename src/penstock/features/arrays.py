@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -62,12 +63,10 @@ def as_category(name: str, array: pa.Array) -> tuple[pa.Array, Texts | Numbers]:
             pass  # not all are whole: by their shortest text
     if pt.is_decimal(type_):
         return as_category(name, array.cast(pa.float64()))
-    if not (
-        pt.is_string(type_) or pt.is_binary(type_) or pt.is_large_string(type_) or pt.is_large_binary(type_)
-    ):
+    if not (pt.is_string(type_) or pt.is_binary(type_) or pt.is_large_string(type_) or pt.is_large_binary(type_)):
         array = array.cast(pa.large_string() if pt.is_string_view(type_) else pa.string())
     wide = pt.is_large_string(array.type) or pt.is_large_binary(array.type)
-    offset_type = np.int64 if wide else np.int32
+    offset_type: Any = np.int64 if wide else np.int32
     _, offsets, data = array.buffers()
     begins = np.frombuffer(offsets, offset_type)[array.offset : array.offset + len(array) + 1]
     return array, Texts(np.frombuffer(data, np.uint8) if data is not None else _NO_BITS, begins)
@@ -88,7 +87,7 @@ def _fits(array: pa.Array) -> bool:
     return largest is None or largest < 2**63
 
 
-def _data(array: pa.Array, dtype: type) -> NDArray[np.generic]:
+def _data(array: pa.Array, dtype: Any) -> NDArray[Any]:
     buffer = array.buffers()[1]
     if buffer is None:
         return np.zeros(len(array), dtype)

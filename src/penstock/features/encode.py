@@ -125,9 +125,7 @@ class Encoder:
                 names.setdefault(key, " & ".join(f"{name}={_text(array[row])}" for name, array in pairs))
         return {key: name for key, name in names.items() if key in wanted_set}
 
-    def _encode_single(
-        self, batch: pa.RecordBatch, column: ColumnPlan, target: hashing.Target, c: int
-    ) -> None:
+    def _encode_single(self, batch: pa.RecordBatch, column: ColumnPlan, target: hashing.Target, c: int) -> None:
         array = _get(batch, column.name)
         if column.kind == "categorical":
             self._category_keys(column.name, array, target, c)
@@ -148,9 +146,7 @@ class Encoder:
         constants = self._columns[name]
         if pt.is_dictionary(array.type):
             bits, bit = validity(array.indices)
-            indices = (
-                array.indices.to_numpy(zero_copy_only=False) if not len(bits) else _indices(array.indices)
-            )
+            indices = array.indices.to_numpy(zero_copy_only=False) if not len(bits) else _indices(array.indices)
             known = self._dictionary_keys(name, array.dictionary)
             hashing.gather_keys(indices, known, bits, bit, constants, target, c)
             return
@@ -240,9 +236,7 @@ class _ListKeys:
 
     __slots__ = ("keys", "lengths", "offsets", "values")
 
-    def __init__(
-        self, offsets: NDArray[np.int64], lengths: NDArray[np.int64], keys: Keys, values: Floats
-    ) -> None:
+    def __init__(self, offsets: NDArray[np.int64], lengths: NDArray[np.int64], keys: Keys, values: Floats) -> None:
         self.offsets, self.lengths, self.keys, self.values = offsets, lengths, keys, values
 
 

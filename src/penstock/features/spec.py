@@ -39,9 +39,7 @@ class Numeric:
 
     def __post_init__(self) -> None:
         if self.how not in ("standard", "raw", "log"):
-            raise ConfigError(
-                f"numeric column {self.name!r}: how must be standard, raw or log, got {self.how!r}"
-            )
+            raise ConfigError(f"numeric column {self.name!r}: how must be standard, raw or log, got {self.how!r}")
         if self.per_octave < 1:
             raise ConfigError(f"numeric column {self.name!r}: per_octave must be >= 1, got {self.per_octave}")
 
@@ -146,9 +144,7 @@ class FeaturePlan:
     def read_types(self) -> dict[str, pa.DataType]:
         """Types to read columns as, where a format (CSV) leaves a choice: categories keep their text."""
         types = {c.name: pa.float64() for c in self.columns if c.kind in ("standard", "raw", "log")}
-        texts = [c.name for c in self.columns if c.kind == "categorical"] + [
-            n for x in self.crosses for n in x
-        ]
+        texts = [c.name for c in self.columns if c.kind == "categorical"] + [n for x in self.crosses for n in x]
         return {**types, **dict.fromkeys(texts, pa.string())}
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,9 +165,7 @@ class FeaturePlan:
         rows = [(self.label, "", "label")]
         rows += [(c.name, c.type, _kind_in_words(c)) for c in self.columns]
         rows += [(" x ".join(cross), "", "cross") for cross in self.crosses]
-        rows += [
-            (name, "", what) for name, what in ((self.weight, "weight"), (self.time, "event time")) if name
-        ]
+        rows += [(name, "", what) for name, what in ((self.weight, "weight"), (self.time, "event time")) if name]
         return rows
 
 
@@ -195,9 +189,7 @@ def _inferred_plan(column: pa.Field) -> ColumnPlan:
     elif _is_list(column.type):
         kind = "list"
     elif pt.is_nested(column.type):
-        raise DataError(
-            f"column {column.name!r}: a {column.type} cannot be a feature; flatten it, or ignore it"
-        )
+        raise DataError(f"column {column.name!r}: a {column.type} cannot be a feature; flatten it, or ignore it")
     return ColumnPlan(name=column.name, kind=kind, type=str(column.type))
 
 

@@ -59,9 +59,7 @@ class Data:
         columns = tuple(self.columns) if self.columns is not None else None
         csv = CsvOptions(delimiter=self.delimiter, header=self.header, columns=columns)
         given = csv != CsvOptions()
-        return open_source(
-            self.train if data is None else data, format=self.format, csv=csv if given else None
-        )
+        return open_source(self.train if data is None else data, format=self.format, csv=csv if given else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +79,7 @@ class FeatureSection:
         """The spec."""
         numeric = None
         if self.numeric is not None:
-            numeric = [
-                n if isinstance(n, str) else _convert(n, Numeric, "features.numeric") for n in self.numeric
-            ]
+            numeric = [n if isinstance(n, str) else _convert(n, Numeric, "features.numeric") for n in self.numeric]
         return Features(
             **{**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "numeric": numeric}
         )
@@ -155,9 +151,7 @@ class Job:
             return None
         return Holdout(fraction=self.train.holdout, after=self.train.holdout_after)
 
-    def run(
-        self, model: Linear, source: Source, *, resume: bool = False, progress: bool | None = None
-    ) -> Run:
+    def run(self, model: Linear, source: Source, *, resume: bool = False, progress: bool | None = None) -> Run:
         """Train; ``model`` and ``source`` are those of this job."""
         return fit(
             model,

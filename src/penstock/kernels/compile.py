@@ -22,6 +22,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 __all__ = [
+    "DISABLE_JIT",
     "atomic_add",
     "atomic_or",
     "cache_folder",
@@ -35,6 +36,10 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# Numba's settings are made at run time, and are not known to type checkers.
+_config: Any = numba.config
+DISABLE_JIT: bool = bool(_config.DISABLE_JIT)
+
 _SOURCES = ("kernels", "optim")
 
 
@@ -47,9 +52,7 @@ def cache_folder() -> Path:
         for source in sorted((package / room).glob("*.py")):
             digest.update(source.read_bytes())
     base = os.environ.get("PENSTOCK_CACHE_DIR")
-    root = (
-        Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "penstock"
-    )
+    root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "penstock"
     folder = root / f"kernels-{digest.hexdigest()[:16]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,16 +79,16 @@ def inlined(function: F) -> F:
 
 def _jit(function: F, **options: Any) -> F:
     # The folder is read when a function is decorated; other users of Numba in this process keep theirs.
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(cache_folder())
+    before = _config.CACHE_DIR
+    _config.CACHE_DIR = str(cache_folder())
     try:
         compiled: F = numba.njit(error_model="numpy", **options)(function)
     finally:
-        numba.config.CACHE_DIR = before
+        _config.CACHE_DIR = before
     return compiled
 
 
-if numba.config.DISABLE_JIT:
+if DISABLE_JIT:
 
     def pointer(array: Any) -> Any:
         """The array itself."""
@@ -130,7 +133,8 @@ else:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             return context.make_array(signature.args[0])(context, builder, args[0]).data
 
-        return types.CPointer(array.dtype)(array), codegen
+        cpointer: Any = types.CPointer
+        return cpointer(array.dtype)(array), codegen
 
     @intrinsic
     def prefetch(typingctx: Any, at: Any, index: Any) -> Any:
@@ -139,7 +143,8 @@ else:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             address = builder.bitcast(builder.gep(args[0], [args[1]]), cgutils.voidptr_t)
             i32 = ir.IntType(32)
-            function = cgutils.get_or_insert_function(
+            get_function: Any = cgutils.get_or_insert_function
+            function = get_function(
                 builder.module,
                 ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, i32, i32, i32]),
                 "llvm.prefetch.p0",

@@ -30,7 +30,8 @@ __all__ = [
     "text_keys",
 ]
 
-U0, U1, U3, U7, U8 = np.uint64(0), np.uint64(1), np.uint64(3), np.uint64(7), np.uint64(8)
+U0, U1, U3, U7, U8, U10 = np.uint64(0), np.uint64(1), np.uint64(3), np.uint64(7), np.uint64(8), np.uint64(10)
+LARGEST = np.uint64((1 << 63) - 1)
 EVEN = np.uint64(0xFFFFFFFFFFFFFFFE)
 INTEGER = np.uint64(0x9AE16A3B2F90404F)
 TEXT = np.uint64(0xC3A5C85C97CB3127)
@@ -95,23 +96,24 @@ def is_valid(bitmap: Any, n_bytes: Any, index: Any) -> Any:
 
 @inlined
 def canonical_integer(data: Any, begin: Any, end: Any) -> Any:
-    """(True, value) for the text of an integer of up to 18 digits as a computer prints it, else (False, 0)."""
+    """(True, value modulo 2^64) for the text of an i64 as a computer prints it, else (False, anything)."""
     at = begin
     negative = False
     if end - at > 1 and data[at] == 45:
         negative = True
         at += 1
     digits = end - at
-    ok = 0 < digits <= 18 and not (data[at] == 48 and (digits > 1 or negative))
-    value = np.int64(0)
+    ok = 0 < digits <= 19 and not (data[at] == 48 and (digits > 1 or negative))
+    value = U0
     if ok:
         for i in range(at, end):
             digit = np.int64(data[i]) - 48
             if digit < 0 or digit > 9:
                 ok = False
                 break
-            value = value * 10 + digit
-    return ok, (-value if negative else value)
+            value = value * U10 + np.uint64(digit)
+        ok = ok and value <= LARGEST + np.uint64(negative)
+    return ok, (U0 - value if negative else value)
 
 
 @inlined

@@ -8,13 +8,16 @@ but are never cached on disk.
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections import namedtuple
 from collections.abc import Callable, Sequence
 from types import CodeType
 from typing import Any
 
-import numba
+import numpy as np
 from numba.extending import overload, register_jitable
+
+from penstock.kernels.compile import DISABLE_JIT
 
 __all__ = ["load_state", "register", "store_state", "update", "weight"]
 
@@ -32,18 +35,22 @@ def register(
 ) -> type:
     """Make the NamedTuple of an optimizer's hyperparameters, and tie its two row functions to it.
 
-    The class is named by a digest of the functions' code, so that kernels compiled for an older version of
-    an edited function are not taken from the cache. (Functions that these two call are not looked into.)
+    The class is named by a digest of the functions' code and of the numbers outside that they use, so that
+    kernels compiled for an older version of an edited function are not taken from the cache. (Functions that
+    these two call are not looked into.)
     """
     digest = hashlib.sha256(repr((list(fields), states)).encode())
     for function in (weight_of, update_of):
         _digest_code(digest, function.__code__)
+        outside = inspect.getclosurevars(function)
+        numbers = {**outside.globals, **outside.nonlocals}.items()
+        digest.update(repr([n for n in sorted(numbers) if isinstance(n[1], (int, float, np.number))]).encode())
     class_name = f"Hyper_{name}_{digest.hexdigest()[:12]}"
     hyper = globals().get(class_name)
     if hyper is None:
         hyper = globals()[class_name] = _hyper_class(class_name, fields)
         _registered[hyper] = (weight_of, update_of, states)
-    return hyper  # type: ignore[no-any-return]
+    return hyper
 
 
 def _digest_code(digest: Any, code: CodeType) -> None:
@@ -97,7 +104,7 @@ def store_state(hyper: Any, words: Any, at: Any, step: Any, state: Any) -> None:
 
 # Numba demands that an implementation has the signature of its overload, annotations included. LLVM inlines
 # them; Numba's own ``inline="always"`` would drop ``store_state`` as a call whose result is not used.
-if not numba.config.DISABLE_JIT:
+if not DISABLE_JIT:
 
     @overload(weight)
     def _weight(hyper: Any, state: Any) -> Any:

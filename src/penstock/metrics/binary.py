@@ -58,9 +58,7 @@ class Scores:
 
     def to_json(self) -> dict[str, float | None]:
         """The scores by name, None where a score is not defined, since JSON has no nan."""
-        return {
-            name: None if math.isnan(value) else value for name, value in dataclasses.asdict(self).items()
-        }
+        return {name: None if math.isnan(value) else value for name, value in dataclasses.asdict(self).items()}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ from penstock.features import FeaturePlan
 from penstock.models.linear import Linear
 from penstock.optim import optimizer_from_dict
 from penstock.table import Table
+from penstock.version import __version__
 
 __all__ = ["FORMAT_VERSION", "load_model", "read_manifest", "save_model", "write_atomically"]
 
@@ -45,8 +46,6 @@ def save_model(model: Linear, path: str | Path, *, progress: dict[str, Any] | No
         StorageError: see ``Linear.save``.
         ModelError: the model has never been fitted; nothing is written.
     """
-    from penstock import __version__
-
     if model.plan is None:
         raise ModelError("a model that has not been fitted cannot be saved: it knows no columns yet")
     root = Path(path)
@@ -79,9 +78,7 @@ def save_model(model: Linear, path: str | Path, *, progress: dict[str, Any] | No
             }
             if progress is not None:
                 manifest["progress"] = progress
-            write_atomically(
-                root / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-            )
+            write_atomically(root / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest), indent=1))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -106,9 +103,7 @@ def load_model(path: str | Path, *, slots: int | None = None) -> Linear:
             # A writer may have replaced the model meanwhile.
             again = read_manifest(root)
             if again == manifest:
-                raise ModelError(
-                    f"{error.filename}: the manifest names this file, but it is missing"
-                ) from error
+                raise ModelError(f"{error.filename}: the manifest names this file, but it is missing") from error
             manifest = again
 
 

@@ -131,9 +131,7 @@ class Linear:
             raise ConfigError("the model has not been fitted: it knows no columns yet")
         if not isinstance(data, pa.Table):
             try:
-                data = (
-                    pa.table(data) if not isinstance(data, pa.RecordBatch) else pa.Table.from_batches([data])
-                )
+                data = pa.table(data) if not isinstance(data, pa.RecordBatch) else pa.Table.from_batches([data])
             except (TypeError, ValueError) as error:
                 raise DataError(
                     f"cannot predict for a {type(data).__name__}; allowed: an Arrow table or record batch, "

@@ -8,7 +8,6 @@ Only an optimizer's name crosses a wire or stands in a model.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
@@ -20,6 +19,7 @@ from penstock.errors import ConfigError
 __all__ = ["Optimizer", "optimizer_from_dict", "register_optimizer"]
 
 _by_name: dict[str, type[Optimizer]] = {}
+_hyper_classes: dict[type[Optimizer], Any] = {}
 
 C = TypeVar("C", bound="type[Optimizer]")
 
@@ -97,13 +97,15 @@ def at_least(least: float, default: float) -> Any:
     return dataclasses.field(default=default, metadata={"least": least})
 
 
-@functools.cache
-def _hyper_class(cls: Any) -> Any:
-    # Numba is imported when an optimizer first meets a table, not with the package.
-    from penstock.kernels.optimizer import register
+def _hyper_class(cls: type[Optimizer]) -> Any:
+    if cls not in _hyper_classes:
+        # Numba is imported when an optimizer first meets a table, not with the package.
+        from penstock.kernels.optimizer import register
 
-    names = [field.name for field in dataclasses.fields(cls)]
-    return register(cls.name.replace("-", "_"), names, cls.weight, cls.update, len(cls.states))
+        names = [field.name for field in dataclasses.fields(cls)]
+        name = cls.name.replace("-", "_")
+        _hyper_classes[cls] = register(name, names, cls.weight, cls.update, len(cls.states))
+    return _hyper_classes[cls]
 
 
 def register_optimizer(cls: C) -> C:
@@ -120,9 +122,7 @@ def register_optimizer(cls: C) -> C:
         raise ConfigError(f"optimizer {name}: states must be 1 to 3 names, got {states!r}")
     other = _by_name.get(name)
     if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise ConfigError(
-            f"optimizer {name!r} is already registered by {other.__module__}.{other.__qualname__}"
-        )
+        raise ConfigError(f"optimizer {name!r} is already registered by {other.__module__}.{other.__qualname__}")
     _by_name[name] = cls
     return cls
 
@@ -141,7 +141,5 @@ def optimizer_from_dict(spec: Mapping[str, Any]) -> Optimizer:
     known = [field.name for field in dataclasses.fields(cls)]
     for key in given:
         if key not in known:
-            raise ConfigError(
-                f"optimizer {name}: unknown hyperparameter {key!r}; allowed: {', '.join(known)}"
-            )
+            raise ConfigError(f"optimizer {name}: unknown hyperparameter {key!r}; allowed: {', '.join(known)}")
     return cls(**given)

@@ -18,6 +18,7 @@ __all__ = ["Arena"]
 # Python names it from 3.11.1 on; the value is Linux's on every architecture we run on.
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 _PAGE = mmap.PAGESIZE
+_GIVE_BACK_NBYTES = 1 << 20
 
 
 class Arena:
@@ -40,9 +41,7 @@ class Arena:
             except OSError as error:
                 reserve_nbytes //= 2
                 if reserve_nbytes < 1 << 30:
-                    raise StorageError(
-                        f"cannot reserve 1 GiB of address space for a table: {error}"
-                    ) from error
+                    raise StorageError(f"cannot reserve 1 GiB of address space for a table: {error}") from error
         self._bytes = np.frombuffer(self._memory, np.uint8)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._memory.madvise(mmap.MADV_HUGEPAGE)
@@ -99,7 +98,8 @@ class Arena:
 
     def _clear(self, offset: int, nbytes: int) -> None:
         first, last = -(-offset // _PAGE) * _PAGE, (offset + nbytes) // _PAGE * _PAGE
-        if first < last and hasattr(mmap, "MADV_DONTNEED") and _PAGES_READ_ZERO:
+        # A small block is soon used again: to write zeros costs less than to fault its pages in once more.
+        if last - first >= _GIVE_BACK_NBYTES and _PAGES_READ_ZERO:
             self._memory.madvise(mmap.MADV_DONTNEED, first, last - first)
             self._bytes[offset:first] = 0
             self._bytes[last : offset + nbytes] = 0

@@ -22,6 +22,7 @@ SEGMENTS = 1024
 """Equal slices of the hash space: the unit of placement, growth and checkpoints."""
 
 _LEAST_SLOTS = 64
+_SMALL_SLOTS = 2048
 
 
 class Table:
@@ -150,12 +151,16 @@ class Table:
         return np.sort(np.concatenate(found))
 
     def grow(self) -> None:
-        """Double the segments that are full, one at a time. No kernel may run on ``rows`` meanwhile."""
+        """Enlarge the segments that are full or nearly so, one at a time. No kernel may run on ``rows`` meanwhile.
+
+        A small segment grows by four, a larger one by two: while the table is small, time matters more than
+        its memory.
+        """
         self.rows.halt[0] = 0
-        for segment in np.flatnonzero(self.rows.used >= self.rows.limit).tolist():
+        for segment in np.flatnonzero(self.rows.used >= self.rows.limit - self.rows.limit // 32).tolist():
             old_place = int(self.rows.places[segment])
             order = (old_place & 63) - (_LEAST_SLOTS.bit_length() - 1)
-            self._place(segment, order + 1)
+            self._place(segment, order + (2 if 1 << (old_place & 63) < _SMALL_SLOTS else 1))
             kernels.rehash(self.rows, np.uint64(old_place), segment)
             self._arena.free((old_place >> 6) * 8, order)
 

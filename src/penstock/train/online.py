@@ -28,10 +28,10 @@ from penstock.metrics import BinaryMetrics, Scores
 from penstock.models import Linear
 from penstock.models.linear import as_examples, memory_for
 from penstock.table import unique_keys
-from penstock.train.scoring import evaluate_stream
 from penstock.train.folder import RunFolder
 from penstock.train.holdout import Holdout
 from penstock.train.progress import JsonLines, Progress, Report, Reporter, reporter_for
+from penstock.train.scoring import evaluate_stream
 from penstock.train.stream import Encoded, EncodedStream, Keep
 
 __all__ = ["Online", "Run", "fit"]
@@ -189,10 +189,9 @@ class _Trainer:
             raise ModelError(
                 f"{self.folder.path}: cannot resume: optimizer was {loaded.optimizer}, is {self.model.optimizer}"
             )
-        assert loaded.plan is not None
-        self.plan = self.model.plan = loaded.plan
+        if loaded.plan != self.plan:
+            raise ModelError(f"{self.folder.path}: cannot resume: features were {loaded.plan}, are {self.plan}")
         self.model.table = loaded.table
-        self.source = self.source.read_as(self.plan.read_types)
         self.state = msgspec.convert(saved["state"], _State)
         self.metrics = BinaryMetrics.from_state(saved["metrics"])
 

@@ -94,9 +94,7 @@ class Lines(_Plain):
     """A table that grows by a line every few seconds."""
 
     interval_s = 2.0
-    _HEAD = (
-        f"{'seconds':>8} {'rows':>12} {'rows/s':>8} {'logloss':>8} {'AUC':>7} {'features':>9} {'memory':>8}"
-    )
+    _HEAD = f"{'seconds':>8} {'rows':>12} {'rows/s':>8} {'logloss':>8} {'AUC':>7} {'features':>9} {'memory':>8}"
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

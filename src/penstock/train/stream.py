@@ -78,12 +78,8 @@ class EncodedStream:
         self._columns = list(dict.fromkeys([*wanted, *extra_columns]))
         self._stop = threading.Event()
         self._local = threading.local()
-        self._pool = concurrent.futures.ThreadPoolExecutor(
-            self._readers, thread_name_prefix="penstock-reader"
-        )
-        self._lanes: deque[
-            tuple[queue.Queue[Encoded | BaseException | None], concurrent.futures.Future[None]]
-        ]
+        self._pool = concurrent.futures.ThreadPoolExecutor(self._readers, thread_name_prefix="penstock-reader")
+        self._lanes: deque[tuple[queue.Queue[Encoded | BaseException | None], concurrent.futures.Future[None]]]
         self._lanes = deque()
 
     def __enter__(self) -> EncodedStream:

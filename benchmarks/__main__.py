@@ -1,0 +1,41 @@
+"""``python -m benchmarks`` lists the benchmarks, ``python -m benchmarks NAME`` runs one."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from benchmarks.harness import Options, show
+
+BENCHMARKS = {
+    "online": "logistic regression in one pass over 1 M rows of Parquet, beside Vowpal Wabbit",
+    "online-tsv": "the same from TSV text",
+    "kernel": "learning alone, on hashed batches in memory, beside scikit-learn and the memory's limit",
+    "quality": "AUC and accuracy on a9a, beside scikit-learn",
+    "startup": "the command line: --help, and a run of 10,000 rows",
+}
+
+
+def main() -> None:
+    """Run one benchmark, or list all."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("name", nargs="?", choices=sorted(BENCHMARKS), help="which; none lists them")
+    parser.add_argument("--quick", action="store_true", help="less work, for a look while developing")
+    parser.add_argument("--data", type=Path, help="folder of a9a and a9a.t, for `quality`")
+    arguments = parser.parse_args()
+    if arguments.name is None:
+        for name, what in BENCHMARKS.items():
+            print(f"{name:12} {what}")
+        return
+    module = importlib.import_module(f"benchmarks.{arguments.name.replace('-', '_')}")
+    options = Options(quick=arguments.quick, data=arguments.data)
+    try:
+        show(module.run(options))
+    except FileNotFoundError as error:
+        sys.exit(f"{arguments.name}: {error}")
+
+
+if __name__ == "__main__":
+    main()
