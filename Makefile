@@ -16,6 +16,9 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@touch $@
 
+demo: $(READY)  ## makes a click log, trains, evaluates, predicts, says what to try next
+	@PENSTOCK="$(CURDIR)/$(BIN)/penstock" bash examples/demo.sh .demo
+
 test: $(READY) lint  ## passes the tests
 	$(BIN)/python -m pytest -n 2 -q
 
@@ -31,6 +34,9 @@ lint: $(READY)  ## style, types, import rules
 format: $(READY)  ## lay out the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## all benchmarks, ours and the peers' (half an hour)
+	for name in startup quality kernel online online-tsv; do $(BIN)/python -m benchmarks $$name || exit 1; done
 
 clean:  ## remove what make made
 	rm -rf $(VENV) .demo bench-data

@@ -1,4 +1,4 @@
-"""Kernels are plain Python as well: the tests on tiny examples pass with ``NUMBA_DISABLE_JIT=1``."""
+"""Kernels are plain Python as well: their tests pass with ``NUMBA_DISABLE_JIT=1``."""
 
 from __future__ import annotations
 
@@ -11,15 +11,24 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SMALL = (
-    "docstring or tiny or never_change or canonical or cross_parts or by_hand or validity or cache_line or states"
-)
+LARGE = "spread or changes_half or behind_the_data"
 
 
 @pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"), reason="runs without JIT already")
-def test_tiny_examples_give_the_same_as_plain_python():
+def test_kernels_give_the_same_as_plain_python():
+    modules = [HERE / f"test_{name}.py" for name in ("hashing", "linear", "optimizer", "rows")]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-k", SMALL, str(HERE)],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-k",
+            f"not ({LARGE})",
+            *map(str, modules),
+        ],
         cwd=HERE.parents[1],
         env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
         capture_output=True,
@@ -27,5 +36,4 @@ def test_tiny_examples_give_the_same_as_plain_python():
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    ran = set(re.findall(r"kernels/test_(\w+)\.py::\S+ PASSED", done.stdout))
-    assert ran >= {"hashing", "linear", "optimizer", "rows"}
+    assert int(re.search(r"(\d+) passed", done.stdout).group(1)) > 50

@@ -112,6 +112,8 @@ def train(
 
     Without --numeric, --raw, --log or --categorical every other column is a feature, by its type.
     """
+    from penstock.kernels.compile import are_compiled
+
     job = _train_job(data, output, resume, options)
     source = job.data.open()
     model = job.model()
@@ -121,6 +123,8 @@ def train(
 
         plan = model.resolve(source.sample(SAMPLE_ROWS))
         _print_plan(console, plan)
+    if not are_compiled() and not quiet:
+        click.echo("compiling kernels, once on a machine: 10 to 20 s ...", err=True)
     run = job.run(model, source, resume=resume, progress=not quiet)
     table = _score_table()
     _add_scores(table, "progressive", run.metrics)
@@ -342,7 +346,7 @@ def _open(data: tuple[str, ...], reading: dict[str, Any]) -> Any:
 def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD if any(columns) else None, show_header=any(columns), padding=(0, 1))
     for i, name in enumerate(columns):
-        text = i == 0 or name in ("", "feature")
+        text = i == 0 or name in ("", "feature", "type", "becomes")
         table.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=i == 0)
     return table
 
@@ -370,7 +374,7 @@ def _add_scores(table: Table, name: str, scores: Any) -> None:
 
 
 def _print_plan(console: Console, plan: Any) -> None:
-    table = _table("column", "type", "becomes")
+    table = _table("columns", "type", "becomes")
     for row in plan.describe():
         table.add_row(*row)
     console.print(table)

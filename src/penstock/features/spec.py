@@ -7,6 +7,7 @@ same keys.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -161,9 +162,10 @@ class FeaturePlan:
         return msgspec.convert(plan, FeaturePlan)
 
     def describe(self) -> list[tuple[str, str, str]]:
-        """Rows (column, type, what it becomes) for people."""
+        """Rows (columns, type, what they become) for people; neighbours alike share a row."""
         rows = [(self.label, "", "label")]
-        rows += [(c.name, c.type, _kind_in_words(c)) for c in self.columns]
+        for (type_, kind), group in itertools.groupby(self.columns, lambda c: (c.type, _kind_in_words(c))):
+            rows.append((_listed([column.name for column in group]), type_, kind))
         rows += [(" x ".join(cross), "", "cross") for cross in self.crosses]
         rows += [(name, "", what) for name, what in ((self.weight, "weight"), (self.time, "event time")) if name]
         return rows
@@ -230,9 +232,13 @@ def _with_constants(column: ColumnPlan, sample: pa.Table) -> ColumnPlan:
     return ColumnPlan(name=column.name, kind="standard", type=column.type, mean=mean, scale=1.0 / deviation)
 
 
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if len(names) < 6 else f"{', '.join(names[:3])} … {names[-1]} ({len(names)} columns)"
+
+
 def _kind_in_words(column: ColumnPlan) -> str:
     if column.kind == "standard":
-        return f"number, standardised (mean {column.mean:.4g}, deviation {1 / column.scale:.4g})"
+        return "number, standardised"
     if column.kind == "log":
         return f"number, in {column.scale:g} buckets for each doubling"
     return {"raw": "number, as it is", "list": "set of categories", "map": "weighted categories"}.get(

@@ -23,6 +23,7 @@ from numba.extending import intrinsic
 
 __all__ = [
     "DISABLE_JIT",
+    "are_compiled",
     "atomic_add",
     "atomic_or",
     "cache_folder",
@@ -62,6 +63,11 @@ def cache_folder() -> Path:
         folder = Path(tempfile.gettempdir()) / f"penstock-{os.getuid()}" / folder.name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
+
+
+def are_compiled() -> bool:
+    """Whether this machine has compiled kernels of this version before."""
+    return next(cache_folder().rglob("*.nbi"), None) is not None
 
 
 def kernel(function: F) -> F:

@@ -40,7 +40,7 @@ def scratch(width: int) -> NDArray[np.uint64]:
 @inlined
 def sigmoid(x: Any) -> Any:
     """Logistic function; ``sigmoid(0) == 0.5``."""
-    return F1 / (F1 + np.float32(math.exp(-x)))
+    return F1 / (F1 + np.exp(-x))
 
 
 @inlined

@@ -61,6 +61,12 @@ class Linear:
         """Rows of the data, from which ``name_features`` takes names."""
         self._sample = sample
 
+    def sample_batch(self, columns: list[str], rows: int) -> pa.RecordBatch:
+        """The first rows of the sample."""
+        assert self._sample is not None
+        table = self._sample.select(columns).slice(0, rows).combine_chunks()
+        return table.to_batches()[0] if len(table) else pa.RecordBatch.from_pylist([], table.schema)
+
     def name_features(self, most: int = 10_000) -> dict[int, str]:
         """``column=value`` of the strongest features that occur in the sample, by key; also kept in ``names``."""
         if self._sample is None or self.plan is None:

@@ -24,6 +24,7 @@ import numpy as np
 from penstock.batch import Floats, SparseBatch
 from penstock.data import BATCH_ROWS, Source, open_source
 from penstock.errors import ConfigError, DataError, Interrupted, ModelError
+from penstock.features import Encoder
 from penstock.metrics import BinaryMetrics, Scores
 from penstock.models import Linear
 from penstock.models.linear import as_examples, memory_for
@@ -135,6 +136,7 @@ def fit(
             trainer.resume()
         elif folder is not None:
             folder.begin()
+        trainer.warm_up()
         return trainer.run(reporter_for(progress))
 
 
@@ -194,6 +196,23 @@ class _Trainer:
         self.model.table = loaded.table
         self.state = msgspec.convert(saved["state"], _State)
         self.metrics = BinaryMetrics.from_state(saved["metrics"])
+
+    def warm_up(self) -> None:
+        """Learn a few rows with a model that is thrown away, so that kernels are loaded (or compiled) before the
+        clock starts."""
+        first = Encoder(self.plan).columns
+        batch = self.model.sample_batch(first, 8)
+        if not len(batch):
+            return
+        try:
+            encoded = Encoder(self.plan).encode(batch)
+        except DataError:
+            return  # it will be met again, and said where it stands
+        out = np.empty(len(batch), np.float32)
+        model = Linear(self.plan, optimizer=self.model.optimizer, slots=1, segments=2)
+        with _learner(model, self.strategy) as learner:
+            learner.learn(encoded, out)
+        BinaryMetrics().update(out, encoded.labels, encoded.weights)
 
     def run(self, shown: Reporter | None) -> Run:
         """Learn every pass, evaluate the hold-out, and write the model."""
