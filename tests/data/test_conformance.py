@@ -212,7 +212,7 @@ def test_an_iterator_is_read_once_and_says_so(source):
 
 
 def test_a_missing_column_is_named(source):
-    with pytest.raises(ValueError, match="no column 'color', it has .*word"):
+    with pytest.raises(ValueError, match=r"no column 'color', it has .*word"):
         list(next(source.chunks()).batches(["label", "color"], 16))
 
 

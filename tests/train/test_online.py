@@ -165,17 +165,17 @@ class _InterruptAt:
     """Raises SIGINT from inside the run when so many rows were learnt, as a user would from outside."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-        learn = online._Learner.learn
+        learn = online._Trainer._learn
         seen = [0]
 
-        def counted(self: Any, batch: Any, out: Any) -> None:
-            learn(self, batch, out)
-            seen[0] += len(batch)
+        def counted(self: Any, learner: Any, item: Any, progress: Any) -> None:
+            learn(self, learner, item, progress)
+            seen[0] += len(item.batch)
             if seen[0] >= rows:
                 seen[0] = -(10**9)
                 signal.raise_signal(signal.SIGINT)
 
-        monkeypatch.setattr(online._Learner, "learn", counted)
+        monkeypatch.setattr(online._Trainer, "_learn", counted)
 
 
 @pytest.mark.parametrize("rows", [1, 4096, 9000, 19_999, 26_000])
@@ -198,6 +198,19 @@ def test_interrupted_and_resumed_gives_the_model_of_an_undisturbed_run(
             assert (tmp_path / "want/v000001" / name).read_bytes() == (
                 tmp_path / "got/v000001" / name
             ).read_bytes()
+
+
+def test_ctrl_c_while_kernels_compile_is_one_line(
+    clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(self: Any, batch: Any, out: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(online._Learner, "learn", pressed)
+        with pytest.raises(Interrupted, match=r"before a row was learnt$"):
+            ps.fit(ps.Linear(features()), str(clicks), output=tmp_path / "m")
+    ps.fit(ps.Linear(features()), str(clicks), output=tmp_path / "m")
 
 
 def test_resume_refuses_other_data_or_settings(

@@ -1,8 +1,8 @@
 """Parquet files: a chunk is a row group.
 
 String columns that were written with a dictionary are read as dictionary arrays, which is several times
-faster than to spell out the strings, and lets each value be hashed once. Columns whose writer gave up the
-dictionary are read as they are: to build a new dictionary is slower still.
+faster than to spell out the strings, and lets each value be hashed once; for local files by ``pages``. Columns
+whose writer gave up the dictionary are read as they are: to build a new dictionary is slower still.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.data.files import is_local, nbytes_of, open_file, reading
 from penstock.data.source import Chunk, Source
-from penstock.data.tables import check_columns, check_same_schema, first_rows, plain_schema, rebatch
+from penstock.data.tables import check_arrays, check_columns, check_same_schema, first_rows, plain_schema, rebatch
 from penstock.errors import DataError
+
+if TYPE_CHECKING:
+    from penstock.data.pages import IndexedColumn
 
 __all__ = ["ParquetSource"]
 
@@ -50,15 +54,55 @@ class ParquetChunk(Chunk):
         decoded_rows = batch_rows * max(1, decoded_rows // batch_rows)
         with reading(self.path):
             footer = _footer(self.path)
-            with _open(self.path, footer, _dictionary_columns(footer, self.row_group, columns)) as file:
-                check_columns(self.path, columns, file.schema_arrow.names)
-                for batch in file.iter_batches(
-                    batch_size=decoded_rows,
-                    row_groups=[self.row_group],
-                    columns=list(columns),
-                    use_threads=False,
-                ):
-                    yield pa.Table.from_batches([batch])
+            if self.row_group >= footer.num_row_groups or footer.row_group(self.row_group).num_rows != self.size:
+                raise DataError(f"{self.path} was changed after it was opened")
+            check_columns(self.path, columns, footer.schema.to_arrow_schema().names)
+            indexed = self._indexed_columns(footer, columns)
+            others = [name for name in columns if name not in indexed]
+            known: dict[str, pa.Array] = {}
+            for n_rows, batch in self._decoded(footer, others, decoded_rows):
+                check_arrays(batch, known)
+                arrays = {name: self._read(column, n_rows) for name, column in indexed.items()}
+                yield pa.table({name: arrays[name] if name in arrays else batch[name] for name in columns})
+
+    def _decoded(
+        self, footer: pq.FileMetaData, columns: list[str], decoded_rows: int
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """What Arrow reads, with the number of rows, which an empty record batch does not have."""
+        if not columns:
+            for first in range(0, self.size, decoded_rows):
+                yield min(decoded_rows, self.size - first), pa.record_batch([], names=[])
+            return
+        with _open(self.path, footer, _dictionary_columns(self.path, footer, self.row_group, columns)) as file:
+            for batch in file.iter_batches(
+                batch_size=decoded_rows, row_groups=[self.row_group], columns=columns, use_threads=False
+            ):
+                yield batch.num_rows, batch
+
+    def _indexed_columns(self, footer: pq.FileMetaData, columns: Sequence[str]) -> dict[str, IndexedColumn]:
+        if not is_local(self.path):
+            return {}
+        # Its kernels bring Numba, which looking at a schema can do without.
+        from penstock.data.pages import indexed_column
+
+        types, group = footer.schema.to_arrow_schema(), footer.row_group(self.row_group)
+        found = {}
+        with open_file(self.path) as file:
+            for number in range(group.num_columns):
+                leaf = footer.schema.column(number)
+                if leaf.path not in columns or leaf.max_repetition_level or leaf.max_definition_level > 1:
+                    continue
+                nullable = leaf.max_definition_level == 1
+                column = indexed_column(file, group, number, types.field(leaf.path).type, nullable)
+                if column is not None:
+                    found[leaf.path] = column
+        return found
+
+    def _read(self, column: IndexedColumn, n_rows: int) -> pa.Array:
+        try:
+            return column.read(n_rows)
+        except DataError as error:
+            raise DataError(f"{self.path}: row group {self.row_group}, {error}") from error
 
     def locate(self, row: int) -> str:
         return f"{self.path} row {self.first_row + row}"
@@ -127,8 +171,13 @@ def _open(path: str, footer: pq.FileMetaData, dictionary_columns: list[str]) -> 
     )
 
 
-def _dictionary_columns(footer: pq.FileMetaData, row_group: int, columns: Sequence[str]) -> list[str]:
-    """Those of the string columns that are worth reading as dictionaries in this row group."""
+def _dictionary_columns(path: str, footer: pq.FileMetaData, row_group: int, columns: Sequence[str]) -> list[str]:
+    """Those of the string columns that are worth reading as dictionaries in this row group.
+
+    Of a local file they would have been read by ``pages``.
+    """
+    if is_local(path):
+        return []
     wanted = set(columns)
     group = footer.row_group(row_group)
     parts = (group.column(i) for i in range(group.num_columns))

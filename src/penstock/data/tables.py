@@ -9,12 +9,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from penstock.data.source import BATCH_ROWS, Chunk
 from penstock.errors import DataError
 
-__all__ = ["check_columns", "check_same_schema", "first_rows", "plain_schema", "plain_type", "rebatch"]
-
+__all__ = [
+    "check_arrays",
+    "check_columns",
+    "check_same_schema",
+    "first_rows",
+    "plain_schema",
+    "plain_type",
+    "rebatch",
+]
 
 _SHOWN = 30
 
@@ -29,6 +37,32 @@ def check_columns(place: str, columns: Sequence[str], has: Sequence[str]) -> Non
         if name not in has:
             shown = ", ".join(has[:_SHOWN]) + (f" and {len(has) - _SHOWN} more" if len(has) > _SHOWN else "")
             raise DataError(f"{place} has no column {name!r}, it has {shown}")
+
+
+def check_arrays(batch: pa.RecordBatch, known: dict[str, pa.Array]) -> None:
+    """Arrays that come from a file as they stand there keep to their buffers, and text is UTF-8.
+
+    Whatever computes with them trusts offsets and indices. ``known`` has the dictionaries that were checked
+    before, since many batches can share a long one.
+
+    Raises:
+        pa.ArrowInvalid: one does not.
+    """
+    for name, array in zip(batch.schema.names, batch.columns, strict=True):
+        if not isinstance(array, pa.DictionaryArray):
+            array.validate(full=True)
+            continue
+        if name not in known or _addresses(known[name]) != _addresses(array.dictionary):
+            array.dictionary.validate(full=True)
+            known[name] = array.dictionary
+        array.indices.validate(full=True)
+        ends = pc.min_max(array.indices).as_py()
+        if ends["min"] is not None and not 0 <= ends["min"] <= ends["max"] < len(array.dictionary):
+            raise pa.ArrowInvalid(f"column {name}: an index is outside of its dictionary")
+
+
+def _addresses(array: pa.Array) -> list[int]:
+    return [len(array), array.offset, *(buffer.address for buffer in array.buffers() if buffer is not None)]
 
 
 def rebatch(

@@ -60,7 +60,10 @@ def as_category(name: str, array: pa.Array) -> tuple[pa.Array, Texts | Numbers]:
             array = array.cast(pa.int64())
             return array, Numbers(_data(array, np.int64))
         except pa.ArrowInvalid:
-            pass  # not all are whole: by their shortest text
+            # Not all are whole: by their shortest text, and whole ones by that of the integer.
+            is_whole = pc.and_(pc.equal(pc.trunc(array), array), pc.less(pc.abs(array), 2.0**63))
+            whole = pc.if_else(is_whole, array, None).cast(pa.int64(), safe=False)
+            array = pc.coalesce(whole.cast(pa.string()), array.cast(pa.string()))
     if pt.is_decimal(type_):
         return as_category(name, array.cast(pa.float64()))
     if not (pt.is_string(type_) or pt.is_binary(type_) or pt.is_large_string(type_) or pt.is_large_binary(type_)):

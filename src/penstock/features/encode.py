@@ -144,6 +144,8 @@ class Encoder:
 
     def _category_keys(self, name: str, array: pa.Array, target: hashing.Target, c: int) -> None:
         constants = self._columns[name]
+        if pt.is_dictionary(array.type) and pt.is_floating(array.type.value_type):
+            array = array.dictionary_decode()  # so that a number that is not finite is found with its row
         if pt.is_dictionary(array.type):
             bits, bit = validity(array.indices)
             indices = array.indices.to_numpy(zero_copy_only=False) if not len(bits) else _indices(array.indices)
@@ -181,7 +183,10 @@ class Encoder:
         if not pt.is_nested(array.type):
             raise DataError(f"column {column.name!r} must be a {column.type}, its type is {array.type}")
         offsets, children, items = _children(array)
-        keys = self._flat_keys(column.name, children)
+        try:
+            keys = self._flat_keys(column.name, children)
+        except RowError as error:
+            raise RowError(_list_of(offsets, error.row), error.message) from error
         if array.null_count:
             lengths = np.where(array.is_valid().to_numpy(zero_copy_only=False), np.diff(offsets), 0)
         else:
@@ -191,12 +196,14 @@ class Encoder:
             # A null list may have a range of its own in Arrow; it has no keys.
             hashing.distinct_in_lists(offsets, keys, distinct)
             return _ListKeys(offsets, np.minimum(distinct, lengths), keys, _NO_VALUES)
-        values = as_numbers(items)[1].astype(np.float32)
+        values = _as_f32(f"values of column {column.name!r}", items)
+        if items.null_count:
+            values[items.is_null().to_numpy(zero_copy_only=False)] = 0
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            row = int(np.searchsorted(offsets, bad[0], side="right")) - 1
             got = items[int(bad[0])].as_py()
-            raise RowError(row, f"column {column.name!r} has the value {got}; allowed: finite f32 numbers")
+            message = f"column {column.name!r} has the value {got}; allowed: finite f32 numbers"
+            raise RowError(_list_of(offsets, int(bad[0])), message)
         return _ListKeys(offsets, lengths, keys, values)
 
     def _labels(self, batch: pa.RecordBatch) -> Floats:
@@ -207,9 +214,10 @@ class Encoder:
         try:
             labels = as_numbers(array)[1]
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            row = _first_not_numeric(array)
             raise RowError(
-                0,
-                f"label {self.plan.label!r} is {array[0].as_py()!r}; allowed: 0 or 1, as a number or boolean",
+                row,
+                f"label {self.plan.label!r} is {array[row].as_py()!r}; allowed: 0 or 1, as a number or boolean",
             ) from error
         bad = np.flatnonzero((labels != 0) & (labels != 1))
         if len(bad):
@@ -222,7 +230,7 @@ class Encoder:
         if self.plan.weight is None:
             return None
         array = _get(batch, self.plan.weight)
-        weights = as_numbers(array)[1].astype(np.float32)
+        weights = _as_f32(f"weight {self.plan.weight!r}", array)
         valid = array.is_valid().to_numpy(zero_copy_only=False)
         bad = np.flatnonzero(~(valid & np.isfinite(weights) & (weights >= 0)))
         if len(bad):
@@ -260,6 +268,29 @@ def _children(array: pa.Array) -> tuple[NDArray[np.int64], pa.Array, pa.Array | 
     offsets = array.offsets.to_numpy().astype(np.int64)
     first, last = int(offsets[0]), int(offsets[-1])
     return offsets - first, array.values[first:last], None
+
+
+def _as_f32(what: str, array: pa.Array) -> Floats:
+    """A copy as f32, in which too large numbers are infinite."""
+    try:
+        with np.errstate(over="ignore"):
+            return as_numbers(array)[1].astype(np.float32)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"{what} must be numeric, its type is {array.type}") from error
+
+
+def _first_not_numeric(array: pa.Array) -> int:
+    for row, item in enumerate(array.to_pylist()):
+        try:
+            float(item)
+        except (TypeError, ValueError):
+            return row
+    return 0
+
+
+def _list_of(offsets: NDArray[np.int64], item: int) -> int:
+    """The list that an item stands in."""
+    return int(np.searchsorted(offsets, item, side="right")) - 1
 
 
 def _indices(indices: pa.Array) -> NDArray[Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -69,6 +69,8 @@ class Features:
         for cross in self.crosses:
             if isinstance(cross, str) or len(set(cross)) < 2:
                 raise ConfigError(f"a cross must name two or more columns, got {cross!r}")
+            for name in {self.label, self.weight}.intersection(cross):
+                raise ConfigError(f"column {name!r} cannot be crossed: it is the label or the weight")
         named = [*(_name(n) for n in self.numeric or ()), *(self.categorical or ())]
         for name in named:
             if named.count(name) > 1:
@@ -100,7 +102,7 @@ class Features:
         return FeaturePlan(
             label=self.label,
             columns=tuple(_with_constants(column, sample) for column in columns),
-            crosses=tuple(tuple(sorted(set(cross))) for cross in self.crosses),
+            crosses=tuple(dict.fromkeys(tuple(sorted(set(cross))) for cross in self.crosses)),
             weight=self.weight,
             time=self.time,
             bias=self.bias,
@@ -133,7 +135,7 @@ class FeaturePlan:
     weight: str | None = None
     time: str | None = None
     bias: bool = True
-    version: int = field(default=1)
+    version: int = 1
     """Of the hashing: a change of keys is a new version."""
 
     @property
@@ -157,9 +159,13 @@ class FeaturePlan:
         """The inverse of ``to_dict``.
 
         Raises:
-            msgspec.ValidationError: a field is missing, unknown or of another type.
+            msgspec.ValidationError: a field is missing or of another type.
+            ConfigError: its keys are of another version of the hashing.
         """
-        return msgspec.convert(plan, FeaturePlan)
+        made = msgspec.convert(plan, FeaturePlan)
+        if made.version != FeaturePlan.version:
+            raise ConfigError(f"features of hashing version {made.version}; allowed: {FeaturePlan.version}")
+        return made
 
     def describe(self) -> list[tuple[str, str, str]]:
         """Rows (columns, type, what they become) for people; neighbours alike share a row."""
@@ -227,8 +233,11 @@ def _with_constants(column: ColumnPlan, sample: pa.Table) -> ColumnPlan:
     numbers = numbers.filter(pc.is_finite(numbers))
     mean = pc.mean(numbers).as_py()
     deviation = pc.stddev(numbers).as_py()
-    if mean is None or not math.isfinite(mean) or not deviation or not math.isfinite(deviation):
-        return ColumnPlan(name=column.name, kind="standard", type=column.type, mean=mean or 0.0)
+    if mean is None or not math.isfinite(mean):
+        return column
+    # Equal numbers may have a deviation, of the rounding of their mean.
+    if not math.isfinite(deviation) or deviation <= max(1e-14 * abs(mean), 1e-300):
+        return ColumnPlan(name=column.name, kind="standard", type=column.type, mean=mean)
     return ColumnPlan(name=column.name, kind="standard", type=column.type, mean=mean, scale=1.0 / deviation)
 
 

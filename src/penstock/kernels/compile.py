@@ -60,8 +60,13 @@ def cache_folder() -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError:
-        folder = Path(tempfile.gettempdir()) / f"penstock-{os.getuid()}" / folder.name
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        mine = Path(tempfile.gettempdir()) / f"penstock-{os.getuid()}"
+        mine.mkdir(exist_ok=True, mode=0o700)
+        # Compiled code is loaded from there, so it must not be where others can write.
+        if mine.lstat().st_uid != os.getuid() or mine.lstat().st_mode & 0o022:
+            mine = Path(tempfile.mkdtemp(prefix="penstock-"))
+        folder = mine / folder.name
+        folder.mkdir(exist_ok=True, mode=0o700)
     return folder
 
 

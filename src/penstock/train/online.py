@@ -136,7 +136,11 @@ def fit(
             trainer.resume()
         elif folder is not None:
             folder.begin()
-        trainer.warm_up()
+        try:
+            trainer.warm_up()
+        except KeyboardInterrupt as error:
+            kept = "; the checkpoint is as it was" if resume else ""
+            raise Interrupted(f"stopped by Ctrl-C before a row was learnt{kept}") from error
         return trainer.run(reporter_for(progress))
 
 
@@ -204,15 +208,13 @@ class _Trainer:
         batch = self.model.sample_batch(first, 8)
         if not len(batch):
             return
-        try:
-            encoded = Encoder(self.plan).encode(batch)
-        except DataError:
-            return  # it will be met again, and said where it stands
-        out = np.empty(len(batch), np.float32)
         model = Linear(self.plan, optimizer=self.model.optimizer, slots=1, segments=2)
-        with _learner(model, self.strategy) as learner:
+        # What is wrong with these rows will be met again, and said where it stands.
+        with contextlib.suppress(DataError), _learner(model, self.strategy) as learner:
+            encoded = Encoder(self.plan).encode(batch)
+            out = np.empty(len(batch), np.float32)
             learner.learn(encoded, out)
-        BinaryMetrics().update(out, encoded.labels, encoded.weights)
+            BinaryMetrics().update(out, encoded.labels, encoded.weights)
 
     def run(self, shown: Reporter | None) -> Run:
         """Learn every pass, evaluate the hold-out, and write the model."""
