@@ -18,9 +18,24 @@ NO_BITS = np.empty(0, np.uint8)
 NO_VALUES = np.empty(0, np.float32)
 
 
-def column(how=hashing.HOW_STANDARD, mean=0.0, scale=1.0) -> hashing.Column:
-    keys = (np.uint64(SEED), np.uint64(VALUE_KEY), np.uint64(MISSING))
-    return hashing.Column(*keys, np.int64(how), np.float64(mean), np.float64(scale))
+NONE_ABSENT = np.empty((0, 0), np.bool_)
+
+
+def column() -> hashing.Column:
+    return hashing.Column(np.uint64(SEED), np.uint64(MISSING))
+
+
+def number_columns(*places: int, how=hashing.HOW_STANDARD, mean=0.0, scale=1.0) -> hashing.NumberColumns:
+    n = len(places)
+    keys = (np.full(n, key, np.uint64) for key in (VALUE_KEY, SEED, MISSING))
+    return hashing.NumberColumns(*keys, np.full(n, how), np.full(n, mean), np.full(n, scale), np.array(places))
+
+
+def hash_numbers(
+    numbers: list[float], batch: hashing.Target, absent: list[bool] | None = None, **constants
+) -> int:
+    mask = NONE_ABSENT if absent is None else np.array([absent])
+    return hashing.number_keys(np.array([numbers]), mask, number_columns(0, **constants), batch)
 
 
 def target(n: int, width: int = 1, valued: bool = False) -> hashing.Target:
@@ -136,9 +151,6 @@ def test_validity_bits_start_at_the_bit_given(oracle):
         data = np.frombuffer(b"abcdefghijk", np.uint8)
         hashing.text_keys(data, np.arange(12, dtype=np.int32), bits, bit, column(), batch, 0)
         assert [key == MISSING for key in batch.keys.tolist()] == [not ok for ok in valid]
-        known = np.arange(100, 100 + len(valid), dtype=np.uint64)
-        hashing.gather_keys(np.arange(len(valid), dtype=np.int8), known, bits, bit, column(), batch, 0)
-        assert batch.keys.tolist() == [100 + i if ok else MISSING for i, ok in enumerate(valid)]
 
 
 def test_each_kernel_writes_its_column_alone():
@@ -147,34 +159,50 @@ def test_each_kernel_writes_its_column_alone():
         hashing.integer_keys(np.array([1, 2]), NO_BITS, 0, column(), batch, c)
         assert np.flatnonzero(batch.keys).tolist() == [c, 3 + c]
         assert (batch.values == 7).all()  # the value 1 of a category is the caller's to write
-        hashing.numeric_keys(np.array([1.5, 2.5]), NO_BITS, 0, column(), batch, c)
+        hashing.number_keys(np.array([[1.5, 2.5]]), NONE_ABSENT, number_columns(c), batch)
         assert np.flatnonzero(batch.values != 7).tolist() == [c, 3 + c]
+        hashing.constant_keys(np.uint64(4), batch, c)
+        assert batch.keys[c::3].tolist() == [4, 4]
+
+
+def test_dictionary_columns_are_gathered_from_their_own_part_of_the_known_keys():
+    known = np.array([10, 11, 12, 20, 21], np.uint64)
+    batch = target(3, width=4)
+    indices = np.array([[2, 0, 0], [0, 1, 0]], np.int32)
+    hashing.gather_keys(indices, known, np.array([0, 3]), np.array([3, 1]), batch)
+    assert batch.keys.reshape(3, 4).tolist() == [[0, 20, 0, 12], [0, 21, 0, 10], [0, 20, 0, 10]]
 
 
 def test_numbers_as_values_are_standardised():
     batch = target(3, valued=True)
-    bits = bitmap_of([True, False, True], 2)
-    numbers = np.array([10.0, math.nan, 7.0])  # what lies under a null does not matter
-    assert hashing.numeric_keys(numbers, bits, 2, column(mean=8.0, scale=0.5), batch, 0) == -1
+    numbers = [10.0, math.nan, 7.0]  # what lies under a null does not matter
+    assert hash_numbers(numbers, batch, [False, True, False], mean=8.0, scale=0.5) == -1
     assert batch.keys.tolist() == [VALUE_KEY, MISSING, VALUE_KEY]
     assert batch.values.tolist() == [1.0, 1.0, -0.5]
+
+
+def test_several_columns_of_numbers_stand_in_their_places():
+    batch = target(2, width=3, valued=True)
+    columns = number_columns(2, 0)._replace(keys=np.array([4, 6], np.uint64), mean=np.array([1.0, 0.0]))
+    assert hashing.number_keys(np.array([[1.0, 2.0], [5.0, 6.0]]), NONE_ABSENT, columns, batch) == -1
+    assert batch.keys.tolist() == [6, 0, 4, 6, 0, 4]
+    assert batch.values.tolist() == [5, 7, 0, 6, 7, 1]
 
 
 @pytest.mark.parametrize("how", [hashing.HOW_STANDARD, hashing.HOW_LOG])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_the_first_number_that_is_not_finite_is_named(how, bad):
-    batch = target(4, valued=True)
-    numbers = np.array([1.0, 2.0, bad, bad])
-    assert hashing.numeric_keys(numbers, NO_BITS, 0, column(how), batch, 0) == 2
-    assert hashing.numeric_keys(numbers.astype(np.float32), NO_BITS, 0, column(how), batch, 0) == 2
+    batch = target(4, width=2, valued=True)
+    numbers = np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, bad, bad]])
+    assert hashing.number_keys(numbers, NONE_ABSENT, number_columns(0, 1, how=how), batch) == 4 + 2
+    assert hash_numbers([1.0, 2.0, bad, 1.0], target(4, valued=True), how=how) == 2
 
 
 @settings(deadline=None, max_examples=50)
 @given(x=st.floats(allow_nan=False, allow_infinity=False), per_octave=st.integers(1, 8))
 def test_log_buckets_hash_as_signed_integers(x, per_octave):
     batch = target(1, valued=True)
-    numbers = np.array([x])
-    assert hashing.numeric_keys(numbers, NO_BITS, 0, column(hashing.HOW_LOG, scale=per_octave), batch, 0) == -1
+    assert hash_numbers([x], batch, how=hashing.HOW_LOG, scale=float(per_octave)) == -1
     bucket = math.floor(math.log2(1 + abs(x)) * per_octave + 0.5)
     assert batch.keys.tolist() == hash_integers([-bucket if x < 0 else bucket])
     assert batch.values.tolist() == [1]
@@ -182,8 +210,7 @@ def test_log_buckets_hash_as_signed_integers(x, per_octave):
 
 def test_log_buckets_by_hand():
     batch = target(6)
-    numbers = np.array([0.0, 1.0, 3.0, 7.0, -7.0, 1023.0])
-    hashing.numeric_keys(numbers, NO_BITS, 0, column(hashing.HOW_LOG, scale=2), batch, 0)
+    hash_numbers([0.0, 1.0, 3.0, 7.0, -7.0, 1023.0], batch, how=hashing.HOW_LOG, scale=2.0)
     assert batch.keys.tolist() == hash_integers([0, 2, 4, 6, -6, 20])
 
 
@@ -253,7 +280,7 @@ data[:] = np.arange(2 * page) % 251
 address = data.ctypes.data
 assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + page), page, 0) == 0
 u0 = np.uint64(0)
-column = hashing.Column(u0, u0, u0, np.int64(0), np.float64(0), np.float64(1))
+column = hashing.Column(u0, u0)
 for end in range(page - 9, page + 1):
     for length in range(1, 30):
         for text in (data[:page], np.full(page, 55, np.uint8)):

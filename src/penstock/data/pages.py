@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -81,7 +82,7 @@ class IndexedColumn:
         Raises:
             DataError: a page is damaged; it does not say of which file.
         """
-        indices, valid = np.empty(rows, np.uint32), np.empty(rows, np.uint8)
+        indices, valid = _empty(rows, np.uint32), _empty(rows, np.uint8)
         try:
             if self._dictionary is None:
                 self._dictionary = self._decode_dictionary(self._dictionary_page)
@@ -95,7 +96,7 @@ class IndexedColumn:
                     self._decode(page, indices[done:end], valid[done:end])
                     done = end
                 else:
-                    self._rest = np.empty(page.n_values, np.uint32), np.empty(page.n_values, np.uint8)
+                    self._rest = _empty(page.n_values, np.uint32), _empty(page.n_values, np.uint8)
                     self._decode(page, *self._rest)
                     done += self._take_rest(indices[done:], valid[done:])
         except (_DamagedError, pa.ArrowException, OSError) as error:
@@ -121,7 +122,7 @@ class IndexedColumn:
         text_nbytes = len(body) - 4 * page.n_values
         if text_nbytes < 0:
             raise _DamagedError
-        offsets, text = np.empty(page.n_values + 1, np.int32), np.empty(text_nbytes, np.uint8)
+        offsets, text = _empty(page.n_values + 1, np.int32), _empty(text_nbytes, np.uint8)
         found = decode_dictionary(_as_bytes(body), offsets, text)
         if found == MALFORMED:
             raise _DamagedError
@@ -152,6 +153,11 @@ class IndexedColumn:
         if self._codec is None or not page.compressed or not page.raw_nbytes:
             return page.body
         return self._codec.decompress(page.body, decompressed_size=page.raw_nbytes)
+
+
+def _empty(n: int, dtype: Any) -> NDArray[Any]:
+    """Memory from Arrow's pool, which keeps what is freed: NumPy's goes back to the system, page by page."""
+    return np.frombuffer(pa.allocate_buffer(n * np.dtype(dtype).itemsize), dtype)
 
 
 def _as_bytes(buffer: pa.Buffer | None) -> NDArray[np.uint8]:

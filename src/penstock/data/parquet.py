@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,12 +45,13 @@ class ParquetChunk(Chunk):
     path: str
     row_group: int
     first_row: int
+    decoded_rows: int = DECODED_ROWS
 
     def batches(self, columns: Sequence[str], batch_rows: int, skip: int = 0) -> Iterator[pa.RecordBatch]:
         return rebatch(self._tables(columns, batch_rows), columns, batch_rows, skip)
 
     def _tables(self, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
-        decoded_rows = min(DECODED_ROWS, DECODED_VALUES // max(1, len(columns)))
+        decoded_rows = min(self.decoded_rows, DECODED_VALUES // max(1, len(columns)))
         decoded_rows = batch_rows * max(1, decoded_rows // batch_rows)
         with reading(self.path):
             footer = _footer(self.path)
@@ -132,7 +133,7 @@ class ParquetSource(Source):
         if not self.size:
             raise DataError(f"{self.files[0]} has no rows")
 
-    def chunks(self, start: int = 0) -> Iterator[Chunk]:
+    def chunks(self, start: int = 0) -> Iterator[ParquetChunk]:
         index = 0
         for path, row_groups in zip(self.files, self._row_groups, strict=True):
             first_row = 0
@@ -143,7 +144,8 @@ class ParquetSource(Source):
                 first_row += rows
 
     def sample(self, rows: int) -> pa.Table:
-        return first_rows(self.chunks(), self.schema, rows)
+        chunks = (replace(chunk, decoded_rows=rows) for chunk in self.chunks())
+        return first_rows(chunks, self.schema, rows)
 
 
 def _footer(path: str) -> pq.FileMetaData:

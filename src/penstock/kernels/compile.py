@@ -33,6 +33,7 @@ __all__ = [
     "load8",
     "pointer",
     "prefetch",
+    "store8",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -131,6 +132,10 @@ if DISABLE_JIT:
         """Little-endian u64 at any byte offset."""
         return at[index : int(index) + 8].view(np.uint64)[0]
 
+    def store8(at: Any, index: Any, value: Any) -> None:
+        """The inverse of ``load8``."""
+        at[index : int(index) + 8].view(np.uint64)[0] = value
+
 else:
 
     @intrinsic
@@ -201,3 +206,14 @@ else:
             return builder.load(wide, align=1)
 
         return types.uint64(at, index), codegen
+
+    @intrinsic
+    def store8(typingctx: Any, at: Any, index: Any, value: Any) -> Any:
+        """The inverse of ``load8``."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            wide = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(64).as_pointer())
+            builder.store(args[2], wide, align=1)
+            return context.get_dummy_value()
+
+        return types.void(at, index, types.uint64), codegen

@@ -1,8 +1,9 @@
 """Columns to keys: one 64-bit hash for a column and a value, whatever type the value came in.
 
 A text that is a canonical integer (``17``, ``-3``, not ``017`` or ``+3``) hashes as that integer. Each kernel
-writes one column of a batch: the key of row i goes to ``keys[starts[i] + c]``. A validity bitmap is Arrow's
-(least significant bit first); an empty one says that nothing is missing.
+writes one or more columns of a batch: the key of row i goes to ``keys[starts[i] + c]``; values are 1 before, and
+few kernels write others. A validity bitmap is Arrow's (least significant bit first); an empty one says that
+nothing is missing.
 """
 
 from __future__ import annotations
@@ -19,18 +20,25 @@ __all__ = [
     "HOW_LOG",
     "HOW_STANDARD",
     "Column",
+    "NumberColumns",
     "Target",
+    "constant_keys",
     "copy_lists",
     "cross_keys",
     "distinct_in_lists",
     "gather_keys",
     "integer_keys",
-    "numeric_keys",
+    "number_keys",
     "text_hash",
     "text_keys",
 ]
 
 U0, U1, U3, U7, U8, U10 = np.uint64(0), np.uint64(1), np.uint64(3), np.uint64(7), np.uint64(8), np.uint64(10)
+U4 = np.uint64(4)
+ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
+LOW_BYTE, HIGHS = np.uint64(0xFF), np.uint64(0xF0F0F0F0F0F0F0F0)
+SIXES, THREES = np.uint64(0x0606060606060606), np.uint64(0x3333333333333333)
+MINUS, ZERO_DIGIT, ZEROS = np.uint64(45), np.uint64(48), np.uint64(0x3030303030303030)
 LARGEST = np.uint64((1 << 63) - 1)
 EVEN = np.uint64(0xFFFFFFFFFFFFFFFE)
 INTEGER = np.uint64(0x9AE16A3B2F90404F)
@@ -43,16 +51,26 @@ F1 = np.float32(1)
 
 
 class Column(NamedTuple):
-    """Constants of one column."""
+    """Constants of one column of categories."""
 
     seed: np.uint64
-    key: np.uint64
-    """The key of a number that is a value, not a category."""
     missing: np.uint64
-    how: np.int64
-    mean: np.float64
-    scale: np.float64
+
+
+class NumberColumns(NamedTuple):
+    """Constants of N columns of numbers, each an array of N."""
+
+    keys: NDArray[np.uint64]
+    """Of a number that is a value."""
+    seeds: NDArray[np.uint64]
+    """Of a number that is a bucket."""
+    missing: NDArray[np.uint64]
+    how: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
     """A number x becomes ``(x - mean) * scale``, or with HOW_LOG the bucket of ``x`` with ``scale`` an octave."""
+    places: NDArray[np.int64]
+    """Where each stands in an example."""
 
 
 class Target(NamedTuple):
@@ -117,9 +135,29 @@ def canonical_integer(data: Any, begin: Any, end: Any) -> Any:
 
 
 @inlined
+def low_bytes(word: Any, n: Any) -> Any:
+    """The first ``n`` of a word's 8 bytes, the others 0; for n from 1 to 8."""
+    return word & (ALL >> (U8 * np.uint64(8 - n)))
+
+
+@inlined
+def may_be_integer(word: Any, n: Any) -> Any:
+    """Whether the first ``n`` (1 to 8) bytes of a word are digits, but for a minus in front, without a branch.
+
+    A hexadecimal text is told from an integer where the first letter stands, which no processor predicts.
+    """
+    word = low_bytes(word, n) | (ZEROS & ~low_bytes(ALL, n))
+    if word & LOW_BYTE == MINUS:
+        word ^= MINUS ^ ZERO_DIGIT
+    return (word & HIGHS) | (((word + SIXES) & HIGHS) >> U4) == THREES
+
+
+@inlined
 def text_hash(data: Any, size: Any, begin: Any, end: Any) -> Any:
     """Hash of the bytes ``begin`` to ``end`` of ``data``, which has ``size`` bytes; 8 bytes at a time."""
-    is_integer, value = canonical_integer(data, begin, end)
+    is_integer, value = False, U0
+    if begin + 8 > size or may_be_integer(load8(data, begin), min(end - begin, 8)):
+        is_integer, value = canonical_integer(data, begin, end)
     if is_integer:
         hashed = integer_hash(value)
     else:
@@ -128,17 +166,22 @@ def text_hash(data: Any, size: Any, begin: Any, end: Any) -> Any:
         while end - at > 8:
             hashed = mix(hashed ^ load8(data, at))
             at += 8
-        rest = end - at
         if at + 8 <= size:
-            tail = load8(data, at)
-            if rest < 8:
-                tail &= (U1 << (np.uint64(rest) * U8)) - U1
+            tail = low_bytes(load8(data, at), end - at)
         else:
             tail = U0
-            for i in range(rest):
+            for i in range(end - at):
                 tail |= np.uint64(data[at + i]) << (np.uint64(i) * U8)
         hashed = mix(hashed ^ tail)
     return hashed
+
+
+@kernel
+def constant_keys(key: Any, batch: Any, c: int) -> None:
+    """The same key in every row."""
+    starts, keys = pointer(batch.starts), pointer(batch.keys)
+    for i in range(batch.starts.size):
+        keys[starts[i] + c] = key
 
 
 @kernel
@@ -147,74 +190,90 @@ def text_keys(data: Any, offsets: Any, bitmap: Any, bit: int, column: Any, batch
 
     An empty text is missing. ``["a", "", "17"]`` gives ``[key(a), missing, integer_keys([17])[0]]``.
     """
-    text, valid, starts, keys = pointer(data), pointer(bitmap), pointer(batch.starts), pointer(batch.keys)
+    text, valid, starts = pointer(data), pointer(bitmap), pointer(batch.starts)
+    keys = pointer(batch.keys)
     for i in range(batch.starts.size):
         begin, end = np.int64(offsets[i]), np.int64(offsets[i + 1])
+        key = column.missing
         if end > begin and is_valid(valid, bitmap.size, bit + i):
-            keys[starts[i] + c] = seal(column.seed, text_hash(text, data.size, begin, end))
-        else:
-            keys[starts[i] + c] = column.missing
+            key = seal(column.seed, text_hash(text, data.size, begin, end))
+        keys[starts[i] + c] = key
 
 
 @kernel
 def integer_keys(numbers: Any, bitmap: Any, bit: int, column: Any, batch: Any, c: int) -> None:
     """Keys of an integer column, i64[B]."""
-    valid, starts, keys = pointer(bitmap), pointer(batch.starts), pointer(batch.keys)
+    valid, starts = pointer(bitmap), pointer(batch.starts)
+    keys = pointer(batch.keys)
     for i in range(batch.starts.size):
+        key = column.missing
         if is_valid(valid, bitmap.size, bit + i):
-            keys[starts[i] + c] = seal(column.seed, integer_hash(numbers[i]))
-        else:
-            keys[starts[i] + c] = column.missing
+            key = seal(column.seed, integer_hash(numbers[i]))
+        keys[starts[i] + c] = key
 
 
 @kernel
-def gather_keys(
-    indices: Any, dictionary_keys: Any, bitmap: Any, bit: int, column: Any, batch: Any, c: int
-) -> None:
-    """Keys of a dictionary column: ``dictionary_keys[indices[i]]``."""
-    valid, starts, keys = pointer(bitmap), pointer(batch.starts), pointer(batch.keys)
-    known = pointer(dictionary_keys)
-    for i in range(batch.starts.size):
-        if is_valid(valid, bitmap.size, bit + i):
-            keys[starts[i] + c] = known[indices[i]]
-        else:
-            keys[starts[i] + c] = column.missing
+def gather_keys(indices: Any, known: Any, begins: Any, places: Any, batch: Any) -> None:
+    """Keys of N dictionary columns: that of row i and column j is ``known[begins[j] + indices[j, i]]``.
+
+    Args:
+        indices: i32[N, B], not checked
+        known: keys of all dictionaries, end to end
+        begins: i64[N], where in ``known`` each begins
+        places: i64[N], where each column stands in an example
+        batch: ``Target``
+    """
+    starts, table = pointer(batch.starts), pointer(known)
+    keys = pointer(batch.keys)
+    for j in range(begins.size):
+        begin, place, column = begins[j], places[j], indices[j]
+        # Column by column: a dictionary's keys stay in the second-level cache. Row by row takes twice as long.
+        for i in range(batch.starts.size):
+            keys[starts[i] + place] = table[begin + column[i]]
 
 
 @kernel
-def numeric_keys(numbers: Any, bitmap: Any, bit: int, column: Any, batch: Any, c: int) -> int:
-    """Keys and values of a number column, f32[B] or f64[B]; returns the first row that is not finite, or -1.
+def number_keys(numbers: Any, absent: Any, columns: Any, batch: Any) -> int:
+    """Keys and values of N number columns; returns ``j * B + i`` of the first that is not finite, or -1.
 
     As a value: ``(x - mean) * scale`` under the column's one key. As HOW_LOG: value 1 under the key of
     ``sign(x) * round(log2(1 + abs(x)) * scale)``. What is missing has value 1 under a key of its own.
+
+    Args:
+        numbers: f64[N, B]
+        absent: bool[N, B], which are missing; empty where none is
+        columns: ``NumberColumns``
+        batch: ``Target``; its values must not be empty where a column is to have some
     """
-    valid, starts, keys = pointer(bitmap), pointer(batch.starts), pointer(batch.keys)
-    values = pointer(batch.values)
-    has_values = batch.values.size > 0
-    for i in range(batch.starts.size):
-        key, value = column.missing, F1
-        if is_valid(valid, bitmap.size, bit + i):
-            x = np.float64(numbers[i])
-            if column.how == HOW_LOG:
+    starts, keys, values = pointer(batch.starts), pointer(batch.keys), pointer(batch.values)
+    has_values, has_absent = batch.values.size > 0, absent.size > 0
+    B = batch.starts.size
+    for j in range(columns.places.size):
+        column, place, how = numbers[j], columns.places[j], columns.how[j]
+        mean, scale = columns.mean[j], columns.scale[j]
+        for i in range(B):
+            key, value, x = columns.keys[j], F1, column[i]
+            if has_absent and absent[j, i]:
+                key = columns.missing[j]
+            elif how == HOW_LOG:
                 if not math.isfinite(x):
-                    return i
-                bucket = np.int64(math.floor(math.log2(1.0 + abs(x)) * column.scale + 0.5))
-                key = seal(column.seed, integer_hash(-bucket if x < 0 else bucket))
+                    return j * B + i  # type: ignore[no-any-return]
+                bucket = np.int64(math.floor(math.log2(1.0 + abs(x)) * scale + 0.5))
+                key = seal(columns.seeds[j], integer_hash(-bucket if x < 0 else bucket))
             else:
-                key = column.key
-                value = np.float32((x - column.mean) * column.scale)
+                value = np.float32((x - mean) * scale)
                 if not math.isfinite(value):
-                    return i
-        keys[starts[i] + c] = key
-        if has_values:
-            values[starts[i] + c] = value
+                    return j * B + i  # type: ignore[no-any-return]
+            keys[starts[i] + place] = key
+            if has_values:
+                values[starts[i] + place] = value
     return -1
 
 
 @kernel
 def cross_keys(parts: Any, seed: Any, batch: Any, c: int) -> None:
     """Key of the combination of P single keys, ``parts`` u64[P, B]; the order of the parts matters."""
-    keys, starts = pointer(batch.keys), pointer(batch.starts)
+    starts, keys = pointer(batch.starts), pointer(batch.keys)
     for i in range(batch.starts.size):
         hashed = U0
         for p in range(parts.shape[0]):

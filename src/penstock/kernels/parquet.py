@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock.kernels.compile import inlined, kernel, load8, pointer
+from penstock.kernels.compile import inlined, kernel, load8, pointer, store8
 
 __all__ = ["HEADER", "MALFORMED", "decode_dictionary", "decode_hybrid", "decode_indices", "list_pages"]
 
@@ -33,6 +33,7 @@ STRUCTS_MAX = 8
 U0, U1, U7, U3 = np.uint64(0), np.uint64(1), np.uint64(7), np.uint64(3)
 U64 = np.uint64(64)
 LOW7, HIGH = np.uint64(0x7F), np.uint64(0x80)
+ALL, HIGH_BITS = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(0x8080808080808080)
 WIDTH_MAX = 32
 
 
@@ -154,7 +155,8 @@ def decode_dictionary(data: Any, offsets: Any, text: Any) -> Any:
         0, or 1 where a byte is not ASCII, or MALFORMED
     """
     at, k = np.int64(0), np.int64(0)
-    seen = np.uint8(0)
+    seen = U0
+    source, target = pointer(data), pointer(text)
     offsets[0] = 0
     for entry in range(offsets.size - 1):
         if at + 4 > data.size:
@@ -165,16 +167,23 @@ def decode_dictionary(data: Any, offsets: Any, text: Any) -> Any:
         at += 4
         if nbytes > data.size - at or nbytes > text.size - k:
             return MALFORMED
-        for i in range(nbytes):
-            byte = data[at + i]
-            seen |= byte
-            text[k + i] = byte
+        copied = np.int64(0)
+        # What is copied beyond the text's end is overwritten by the next text.
+        while copied < nbytes and at + copied + 8 <= data.size and k + copied + 8 <= text.size:
+            word = load8(source, at + copied)
+            store8(target, k + copied, word)
+            rest = np.uint64(min(np.int64(nbytes - copied), np.int64(8)))
+            seen |= word & (ALL >> (U64 - (rest << U3)))
+            copied += 8
+        for i in range(copied, nbytes):
+            seen |= np.uint64(data[at + i])
+            text[k + i] = data[at + i]
         at += nbytes
         k += nbytes
         offsets[entry + 1] = k
     if at != data.size:
         return MALFORMED
-    return np.int64(seen >> 7)
+    return np.int64(seen & HIGH_BITS != U0)
 
 
 @inlined

@@ -23,6 +23,7 @@ from penstock.batch import SparseBatch
 from penstock.data import BATCH_ROWS, Chunk, Source
 from penstock.errors import DataError, RowError
 from penstock.features import Encoder, FeaturePlan
+from penstock.features.memory import Memory
 
 __all__ = ["Encoded", "EncodedStream", "Keep", "available_cores"]
 
@@ -35,7 +36,10 @@ _DEPTH = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """A batch, and where its rows stand: ``rows`` rows of ``chunk`` from number ``row`` (before ``keep``)."""
+    """A batch, and where its rows stand: ``rows`` rows of ``chunk`` from number ``row`` (before ``keep``).
+
+    The batch is valid until the next one is asked for: its memory is used again.
+    """
 
     batch: SparseBatch
     records: pa.RecordBatch
@@ -44,6 +48,7 @@ class Encoded:
     rows: int
     last: bool
     """Whether the chunk ends here."""
+    memory: Memory
 
 
 def available_cores() -> int:
@@ -78,6 +83,7 @@ class EncodedStream:
         self._columns = list(dict.fromkeys([*wanted, *extra_columns]))
         self._stop = threading.Event()
         self._local = threading.local()
+        self._unused: deque[Memory] = deque()
         self._pool = concurrent.futures.ThreadPoolExecutor(self._readers, thread_name_prefix="penstock-reader")
         self._lanes: deque[tuple[queue.Queue[Encoded | BaseException | None], concurrent.futures.Future[None]]]
         self._lanes = deque()
@@ -101,7 +107,8 @@ class EncodedStream:
     def __iter__(self) -> Iterator[Encoded]:
         first, skip = self._start
         chunks = self._source.chunks(first)
-        for _ in range(self._readers):
+        # One chunk more than threads, so that none waits until the consumer has emptied a lane.
+        for _ in range(self._readers + 1):
             self._hand_out(chunks, skip)
             skip = 0
         while self._lanes:
@@ -114,6 +121,7 @@ class EncodedStream:
                 self._hand_out(chunks, 0)
             else:
                 yield item
+                self._unused.append(item.memory)
 
     def _hand_out(self, chunks: Iterator[Chunk], skip: int) -> None:
         chunk = next(chunks, None)
@@ -143,8 +151,14 @@ class EncodedStream:
             mask = self._keep(records, chunk, row)
             kept = records.filter(pa.array(mask))
         try:
-            batch = encoder.encode(kept, labelled=self._labelled)
+            memory = self._unused.pop()
+        except IndexError:
+            memory = Memory()
+        try:
+            batch = encoder.encode(kept, labelled=self._labelled, memory=memory)
         except RowError as error:
             bad = error.row if mask is None else int(np.flatnonzero(mask)[error.row])
             raise DataError(f"{chunk.locate(row + bad)}: {error.message}") from error
-        return Encoded(batch=batch, records=kept, chunk=chunk, row=row, rows=len(records), last=last)
+        return Encoded(
+            batch=batch, records=kept, chunk=chunk, row=row, rows=len(records), last=last, memory=memory
+        )
