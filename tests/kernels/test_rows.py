@@ -22,7 +22,8 @@ def make_rows(*, log2_slots: int = 6, stride: int = 2, limit: int = 48) -> Rows:
     return Rows(
         keys=keys,
         words=keys.view(np.float32),
-        places=np.array([log2_slots, slots * stride << 6 | log2_slots], np.uint64),
+        bases=np.array([0, slots * stride], np.uint64),
+        masks=np.full(2, 2 * (slots - 1), np.uint64),
         used=np.zeros(2, np.int64),
         limit=np.full(2, limit),
         changed=np.zeros(-(-keys.size // 128), np.uint64),
@@ -188,16 +189,15 @@ def test_states_of_a_row_stand_dim_words_apart():
 
 def move_to_larger(rows: Rows, segment: int) -> Rows:
     """The same rows with one segment at a new place of twice the slots, behind all that was there."""
-    size, old_place = rows.keys.size, rows.places[segment]
-    log2_slots = int(old_place & np.uint64(63)) + 1
-    keys = np.zeros(size + int(rows.stride) * (1 << log2_slots), np.uint64)
+    size, base, mask = rows.keys.size, rows.bases[segment], rows.masks[segment]
+    keys = np.zeros(size + int(rows.stride) * (int(mask) + 2), np.uint64)
     keys[:size] = rows.keys
     changed = np.zeros(-(-keys.size // 128), np.uint64)
     changed[: rows.changed.size] = rows.changed
-    places = rows.places.copy()
-    places[segment] = size << 6 | log2_slots
-    grown = rows._replace(keys=keys, words=keys.view(np.float32), changed=changed, places=places)
-    kernels.rehash(grown, old_place, segment)
+    bases, masks = rows.bases.copy(), rows.masks.copy()
+    bases[segment], masks[segment] = size, 2 * (int(mask) + 1)
+    grown = rows._replace(keys=keys, words=keys.view(np.float32), changed=changed, bases=bases, masks=masks)
+    kernels.rehash(grown, base, mask, segment)
     return grown
 
 

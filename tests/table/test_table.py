@@ -139,7 +139,7 @@ def test_keys_of_one_segment_make_that_segment_grow_alone(new_table):
     table = new_table(PLUS, segments=16, slots=16 * 64)
     keys = np.uint64(5) << np.uint64(60) | np.arange(1, 3001, dtype=np.uint64) << np.uint64(1)
     table.push(keys, np.ones((3000, 1), np.float32))
-    sizes = [1 << int(place & np.uint64(63)) for place in table.rows.places]
+    sizes = [int(mask) // 2 + 1 for mask in table.rows.masks]
     assert [size for s, size in enumerate(sizes) if s != 5] == [64] * 15
     assert sizes[5] in (4096, 8192)
     assert table.items(5)[0].tolist() == sorted(keys.tolist())
@@ -267,7 +267,7 @@ def test_validate_notices(break_it):
     elif break_it == "twice":
         table.rows.keys[at] = 2
     else:
-        table.rows.places[1] = table.rows.places[0]
+        table.rows.bases[1] = table.rows.bases[0]
     with pytest.raises((AssertionError, IndexError)):
         table.validate()
 

@@ -47,8 +47,8 @@ ZERO = np.uint64(0)
 ONE = np.uint64(1)
 TWO = np.uint64(2)
 THREE = np.uint64(3)
-FOUR = np.uint64(4)
 SIX = np.uint64(6)
+EIGHT = np.uint64(8)
 LOW6 = np.uint64(63)
 NOWHERE = np.uint64(0xFFFFFFFFFFFFFFFF)
 
@@ -58,8 +58,10 @@ class Rows(NamedTuple):
 
     keys: NDArray[np.uint64]
     words: NDArray[np.float32]
-    places: NDArray[np.uint64]
-    """u64[segments]: where the segment begins (u64 units) << 6 | log2 of its slots."""
+    bases: NDArray[np.uint64]
+    """u64[segments]: where the segment begins, in u64 units."""
+    masks: NDArray[np.uint64]
+    """u64[segments]: ``2 * (slots - 1)``, so that ``key & mask`` is twice the slot where the search begins."""
     used: NDArray[np.int64]
     limit: NDArray[np.int64]
     """i64[segments]: a segment with this many rows takes no more until it has grown."""
@@ -77,12 +79,15 @@ class Pointers(NamedTuple):
 
     keys: Any
     words: Any
-    places: Any
+    bases: Any
+    masks: Any
     used: Any
     limit: Any
     changed: Any
     halt: Any
     stride: Any
+    units: Any
+    """Of 16 bytes, in a row."""
     shift: Any
 
 
@@ -92,12 +97,14 @@ def unpack(rows: Any) -> Any:
     return Pointers(
         pointer(rows.keys),
         pointer(rows.words),
-        pointer(rows.places),
+        pointer(rows.bases),
+        pointer(rows.masks),
         pointer(rows.used),
         pointer(rows.limit),
         pointer(rows.changed),
         pointer(rows.halt),
         rows.stride,
+        rows.stride >> ONE,
         rows.shift,
     )
 
@@ -105,9 +112,8 @@ def unpack(rows: Any) -> Any:
 @inlined
 def home(rows: Any, key: Any) -> Any:
     """Where the search for a key begins."""
-    place = rows.places[key >> rows.shift]
-    mask = (ONE << (place & LOW6)) - ONE
-    return (place >> SIX) + ((key >> ONE) & mask) * rows.stride
+    segment = key >> rows.shift
+    return rows.bases[segment] + (key & rows.masks[segment]) * rows.units
 
 
 @inlined
@@ -119,26 +125,31 @@ def mark(rows: Any, at: Any) -> None:
 
 
 @inlined
+def following(twice: Any, probes: Any, mask: Any) -> Any:
+    """Twice the slot to look at next: round the four slots of a cache line first, then on to the next line."""
+    twice = (twice & ~SIX) | ((twice + TWO) & SIX)
+    if probes & THREE == ZERO:
+        twice = (twice + EIGHT) & mask
+    return twice
+
+
+@inlined
 def find(rows: Any, key: Any, start: Any) -> Any:
     """Place of the key's row, or NOWHERE."""
     at = start
     found = rows.keys[at]
     if (found | ONE) != (key | ONE):
-        place = rows.places[key >> rows.shift]
-        base = place >> SIX
-        mask = (ONE << (place & LOW6)) - ONE
-        slot = (key >> ONE) & mask
+        segment = key >> rows.shift
+        base, mask = rows.bases[segment], rows.masks[segment]
+        twice = key & mask
         probes = ZERO
         while (found | ONE) != (key | ONE):
             if found == ZERO:
                 at = NOWHERE
                 break
-            # Round the four slots of a cache line first, then on to the next line.
             probes += ONE
-            slot = (slot & ~THREE) | ((slot + ONE) & THREE)
-            if probes & THREE == ZERO:
-                slot = (slot + FOUR) & mask
-            at = base + slot * rows.stride
+            twice = following(twice, probes, mask)
+            at = base + twice * rows.units
             found = rows.keys[at]
     return at
 
@@ -153,10 +164,8 @@ def find_or_insert(rows: Any, key: Any, start: Any) -> Any:
     found = rows.keys[at]
     if (found | ONE) != (key | ONE):
         segment = key >> rows.shift
-        place = rows.places[segment]
-        base = place >> SIX
-        mask = (ONE << (place & LOW6)) - ONE
-        slot = (key >> ONE) & mask
+        base, mask = rows.bases[segment], rows.masks[segment]
+        twice = key & mask
         probes = ZERO
         while (found | ONE) != (key | ONE):
             if found == ZERO:
@@ -170,10 +179,8 @@ def find_or_insert(rows: Any, key: Any, start: Any) -> Any:
                     break
                 continue
             probes += ONE
-            slot = (slot & ~THREE) | ((slot + ONE) & THREE)
-            if probes & THREE == ZERO:
-                slot = (slot + FOUR) & mask
-            at = base + slot * rows.stride
+            twice = following(twice, probes, mask)
+            at = base + twice * rows.units
             found = rows.keys[at]
     return at
 
@@ -266,10 +273,9 @@ def read_words(rows: Any, keys: Any, words: Any) -> int:
 def list_rows(rows: Any, segment: int, keys: Any, words: Any) -> int:
     """Copy a segment's rows into ``keys`` u64[n] and ``words`` f32[n, w], in no order; returns their number."""
     table = unpack(rows)
-    place = table.places[segment]
-    base = place >> SIX
+    base = table.bases[segment]
     n = 0
-    for slot in range(np.int64(ONE << (place & LOW6))):
+    for slot in range(np.int64(table.masks[segment] >> ONE) + 1):
         at = base + np.uint64(slot) * table.stride
         if table.keys[at] != ZERO:
             keys[n] = table.keys[at] & ~ONE
@@ -283,9 +289,8 @@ def list_rows(rows: Any, segment: int, keys: Any, words: Any) -> int:
 def take_changed(rows: Any, segment: int, keys: Any) -> int:
     """Keys of a segment's rows that changed since this was last called for it; returns their number."""
     table = unpack(rows)
-    place = table.places[segment]
-    base = place >> SIX
-    end = base + (ONE << (place & LOW6)) * table.stride
+    base = table.bases[segment]
+    end = base + (table.masks[segment] + TWO) * table.units
     n = 0
     for cell in range(np.int64(base >> np.uint64(7)), np.int64((end + np.uint64(127)) >> np.uint64(7))):
         if table.changed[cell] == ZERO:
@@ -301,30 +306,29 @@ def take_changed(rows: Any, segment: int, keys: Any) -> int:
 
 
 @kernel
-def rehash(rows: Any, old_place: Any, segment: int) -> None:
-    """Move a segment's rows from ``old_place`` to its (empty) new place, with their marks of change."""
+def rehash(rows: Any, old_base: Any, old_mask: Any, segment: int) -> None:
+    """Move a segment's rows from where they were to its (empty) new place, with their marks of change.
+
+    Rows that were where their search began go first, as they came first: on skewed data these are the ones that
+    are asked for most, and so they stay where they are found at once (learning is 12 % slower otherwise).
+    """
     table = unpack(rows)
-    old_base = old_place >> SIX
-    for slot in range(np.int64(ONE << (old_place & LOW6))):
-        old = old_base + np.uint64(slot) * table.stride
-        found = table.keys[old]
-        if found == ZERO:
-            continue
-        key = found & ~ONE
-        place = table.places[segment]
-        base = place >> SIX
-        mask = (ONE << (place & LOW6)) - ONE
-        new_slot = (key >> ONE) & mask
-        probes = ZERO
-        at = base + new_slot * table.stride
-        while table.keys[at] != ZERO:
-            probes += ONE
-            new_slot = (new_slot & ~THREE) | ((new_slot + ONE) & THREE)
-            if probes & THREE == ZERO:
-                new_slot = (new_slot + FOUR) & mask
-            at = base + new_slot * table.stride
-        for w in range(np.int64(table.stride)):
-            table.keys[at + np.uint64(w)] = table.keys[old + np.uint64(w)]
-        if found & ONE:
-            table.changed[old >> np.uint64(7)] &= ~(ONE << ((old >> ONE) & LOW6))
-            table.changed[at >> np.uint64(7)] |= ONE << ((at >> ONE) & LOW6)
+    base, mask = table.bases[segment], table.masks[segment]
+    for displaced in range(2):
+        for slot in range(np.int64(old_mask >> ONE) + 1):
+            old = old_base + np.uint64(slot) * table.stride
+            found = table.keys[old]
+            if found == ZERO or (found & old_mask != np.uint64(2 * slot)) != displaced:
+                continue
+            twice = found & mask
+            probes = ZERO
+            at = base + twice * table.units
+            while table.keys[at] != ZERO:
+                probes += ONE
+                twice = following(twice, probes, mask)
+                at = base + twice * table.units
+            for w in range(np.int64(table.stride)):
+                table.keys[at + np.uint64(w)] = table.keys[old + np.uint64(w)]
+            if found & ONE:
+                table.changed[old >> np.uint64(7)] &= ~(ONE << ((old >> ONE) & LOW6))
+                table.changed[at >> np.uint64(7)] |= ONE << ((at >> ONE) & LOW6)

@@ -169,7 +169,9 @@ class Linear:
         save_model(self, path)
 
     def _memory(self, batch: SparseBatch) -> Any:
-        if len(self._scratch) < 6 * widest(batch):
+        from penstock.kernels.linear import PARTS
+
+        if len(self._scratch) < PARTS * widest(batch):
             self._scratch = memory_for(batch)
         return self._scratch
 

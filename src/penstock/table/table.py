@@ -58,7 +58,8 @@ class Table:
         self.rows = kernels.Rows(
             keys=self._arena.view(np.uint64),  # type: ignore[arg-type]
             words=self._arena.view(np.float32),  # type: ignore[arg-type]
-            places=np.zeros(segments, np.uint64),
+            bases=np.zeros(segments, np.uint64),
+            masks=np.zeros(segments, np.uint64),
             used=np.zeros(segments, np.int64),
             limit=np.zeros(segments, np.int64),
             changed=self._marks.view(np.uint64),  # type: ignore[arg-type]
@@ -80,7 +81,7 @@ class Table:
     @property
     def slots(self) -> int:
         """Number of slots, of which the rows use some."""
-        return int((1 << (self.rows.places & np.uint64(63)).astype(np.int64)).sum())
+        return int((self.rows.masks // np.uint64(2)).sum()) + self.segments
 
     @property
     def nbytes(self) -> int:
@@ -158,11 +159,12 @@ class Table:
         """
         self.rows.halt[0] = 0
         for segment in np.flatnonzero(self.rows.used >= self.rows.limit - self.rows.limit // 32).tolist():
-            old_place = int(self.rows.places[segment])
-            order = (old_place & 63) - (_LEAST_SLOTS.bit_length() - 1)
-            self._place(segment, order + (2 if 1 << (old_place & 63) < _SMALL_SLOTS else 1))
-            kernels.rehash(self.rows, np.uint64(old_place), segment)
-            self._arena.free((old_place >> 6) * 8, order)
+            base, mask = self.rows.bases[segment], self.rows.masks[segment]
+            slots = self._slots(segment)
+            order = (slots // _LEAST_SLOTS).bit_length() - 1
+            self._place(segment, order + (2 if slots < _SMALL_SLOTS else 1))
+            kernels.rehash(self.rows, base, mask, segment)
+            self._arena.free(int(base) * 8, order)
 
     def validate(self) -> None:
         """Check that every row can be found, counts are right, and no two segments share memory."""
@@ -170,9 +172,8 @@ class Table:
         ends: list[tuple[int, int]] = []
         for segment in range(self.segments):
             keys, words = self.items(segment)
-            place = int(self.rows.places[segment])
-            slots = 1 << (place & 63)
-            ends.append((place >> 6, (place >> 6) + slots * int(self.rows.stride)))
+            base, slots = int(self.rows.bases[segment]), self._slots(segment)
+            ends.append((base, base + slots * int(self.rows.stride)))
             assert int(self.rows.used[segment]) == len(np.unique(keys)) <= slots
             assert (keys >> self.rows.shift == segment).all()
             if len(keys):
@@ -183,10 +184,14 @@ class Table:
         for (_, end), (begin, _) in zip(ends, ends[1:], strict=False):
             assert end <= begin, "two segments overlap"
 
+    def _slots(self, segment: int) -> int:
+        return int(self.rows.masks[segment]) // 2 + 1
+
     def _place(self, segment: int, order: int) -> None:
         slots = _LEAST_SLOTS << order
         offset = self._arena.allocate(order)
-        self.rows.places[segment] = (offset // 8) << 6 | (slots.bit_length() - 1)
+        self.rows.bases[segment] = offset // 8
+        self.rows.masks[segment] = 2 * (slots - 1)
         self.rows.limit[segment] = int(slots * self._load[segment])
 
 
