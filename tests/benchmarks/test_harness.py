@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from benchmarks.harness import Goal, Options, Result, Spread, in_turn, missing, show, table
 
 from benchmarks import harness
+from benchmarks.harness import Goal, Options, Result, Spread, in_turn, missing, show, table
 
 
 def result(**fields: Any) -> Result:

@@ -157,6 +157,9 @@ def test_chunks_are_numbered_and_add_up(source):
     assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
     assert source.size is None or sum(chunk.size for chunk in chunks) == source.size
     assert all(chunk.size > 0 for chunk in chunks)
+    rows = [sum(batch.num_rows for batch in chunk.batches(COLUMNS, 32)) for chunk in chunks]
+    # Bytes of a row are more than one here, so a reader that does not say what it counts is found out.
+    assert (rows == [chunk.size for chunk in chunks]) == (source.unit == "rows")
 
 
 def test_skipping_leaves_the_same_batches(source):

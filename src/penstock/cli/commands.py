@@ -94,7 +94,9 @@ def _data_section(
 @click.option("--optimizer", help="ftrl,alpha=0.1,beta=1,l1=0,l2=0 or adagrad,alpha=… or sgd,alpha=…")
 @click.option("--passes", type=int, help="Times to go over the data.  [default: 1]")
 @click.option("--threads", type=int, help="Threads that learn on one table.  [default: 1]")
-@click.option("--minibatch", type=_count, help="Examples whose gradients are summed before an update.")
+@click.option(
+    "--minibatch", type=_count, metavar="NUMBER", help="Examples whose gradients are summed before an update."
+)
 @click.option("--holdout", type=float, help="Share of rows to evaluate on instead of learning them.")
 @click.option("--holdout-after", help="Evaluate on the rows from this event time on.")
 @click.option("--readers", type=int, help="Threads that read and hash.  [default: cores]")
@@ -270,7 +272,7 @@ def inspect(model: str, top: int, as_json: bool) -> None:
     facts.add_row("model", manifest["model"]["kind"])
     facts.add_row("optimizer", f"{name} ({', '.join(f'{k} {v:g}' for k, v in optimizer.items())})")
     facts.add_row("features", f"{len(loaded.table):,}")
-    facts.add_row("on disk", f"{human(sum(f['nbytes'] for f in files), 'B')} in {len(files)} files")
+    facts.add_row("on disk", f"{human(sum(f['nbytes'] for f in files), 'B')} in {_files(len(files))}")
     facts.add_row("in memory", human(loaded.table.nbytes, "B"))
     facts.add_row("version", f"{manifest['version']}, {manifest['created']}, Penstock {manifest['code_version']}")
     lineage = manifest.get("lineage")
@@ -295,10 +297,17 @@ def inspect(model: str, top: int, as_json: bool) -> None:
 
 @click.command("make-clicks")
 @click.argument("folder")
-@click.option("--rows", type=_count, default="1_000_000", show_default=True, help="Rows in all.")
+@click.option("--rows", type=_count, metavar="NUMBER", default="1_000_000", show_default=True, help="Rows in all.")
 @click.option("--numeric", type=int, default=13, show_default=True, help="Numeric columns.")
 @click.option("--categorical", type=int, default=26, show_default=True, help="Categorical columns.")
-@click.option("--distinct", type=_count, default="10_000_000", show_default=True, help="Of the largest column.")
+@click.option(
+    "--distinct",
+    type=_count,
+    metavar="NUMBER",
+    default="10_000_000",
+    show_default=True,
+    help="Of the largest column.",
+)
 @click.option("--click-rate", type=float, default=0.25, show_default=True, help="Share of clicks.")
 @click.option("--drift", type=float, default=0.0, show_default=True, help="How far the truth moves over the log.")
 @click.option(
@@ -329,7 +338,7 @@ def make_clicks(folder: str, overwrite: bool, **spec: Any) -> None:
             log, folder, overwrite=overwrite, on_progress=lambda rows: progress.update(task, completed=rows)
         )
     table = _table("", "")
-    table.add_row("rows", f"{summary.rows:,} in {len(summary.files)} file(s) in {folder}")
+    table.add_row("rows", f"{summary.rows:,} in {_files(len(summary.files))} in {folder}")
     table.add_row("click rate", f"{summary.click_rate:.4f}")
     table.add_row("best possible logloss", f"{summary.best_logloss:.5f}  (of the true probabilities)")
     table.add_row("best possible AUC", f"{summary.best_auc:.4f}")
@@ -378,6 +387,10 @@ def _print_plan(console: Console, plan: Any) -> None:
     for row in plan.describe():
         table.add_row(*row)
     console.print(table)
+
+
+def _files(n: int) -> str:
+    return "1 file" if n == 1 else f"{n} files"
 
 
 def _some(names: list[str]) -> str:

@@ -38,14 +38,17 @@ PAGE_OVERHEAD_NBYTES = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetChunk(Chunk):
-    """One row group; ``size`` is its rows, ``first_row`` the place of its first one in the file."""
+    """One row group; ``size`` is its rows, ``first_row`` the place of its first one in the file.
+
+    About ``decoded_rows`` are decoded at a time.
+    """
 
     index: int
     size: int
     path: str
     row_group: int
     first_row: int
-    decoded_rows: int = DECODED_ROWS
+    decoded_rows: int
 
     def batches(self, columns: Sequence[str], batch_rows: int, skip: int = 0) -> Iterator[pa.RecordBatch]:
         return rebatch(self._tables(columns, batch_rows), columns, batch_rows, skip)
@@ -139,7 +142,14 @@ class ParquetSource(Source):
             first_row = 0
             for row_group, rows in enumerate(row_groups):
                 if index >= start:
-                    yield ParquetChunk(index=index, size=rows, path=path, row_group=row_group, first_row=first_row)
+                    yield ParquetChunk(
+                        index=index,
+                        size=rows,
+                        path=path,
+                        row_group=row_group,
+                        first_row=first_row,
+                        decoded_rows=DECODED_ROWS,
+                    )
                 index += 1
                 first_row += rows
 

@@ -208,6 +208,8 @@ def line_of(path: str, offset: int) -> int:
 class TextSource(Source):
     """Text files in ranges of whole rows; a reader says how a range becomes a chunk."""
 
+    unit = "bytes"
+
     def __init__(self, files: Sequence[TextFile], schema: pa.Schema) -> None:
         self.files = [file.path for file in files]
         self.schema = schema
