@@ -289,7 +289,7 @@ def distinct_in_lists(offsets: Any, keys: Any, lengths: Any) -> None:
     """
     for i in range(lengths.size):
         begin, end = offsets[i], offsets[i + 1]
-        n = np.int64(0)
+        n: Any = np.int64(0)
         # Long lists are sorted first, so that equal keys are neighbours; short ones are searched.
         is_long = end - begin > 64
         if is_long:

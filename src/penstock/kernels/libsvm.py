@@ -115,7 +115,8 @@ def number(data: Any, at: Any) -> Any:
             fraction += point
             seen += 1
         at += 1
-    exponent, exponent_digits, falls = np.int64(0), 1, False
+    exponent: Any = np.int64(0)
+    exponent_digits, falls = 1, False
     if at < data.size and data[at] | TO_LOWER == LOWER_E:
         at += 1
         falls = at < data.size and data[at] == MINUS

@@ -154,20 +154,21 @@ def decode_dictionary(data: Any, offsets: Any, text: Any) -> Any:
     Returns:
         0, or 1 where a byte is not ASCII, or MALFORMED
     """
-    at, k = np.int64(0), np.int64(0)
+    at: Any = np.int64(0)
+    k: Any = np.int64(0)
     seen = U0
     source, target = pointer(data), pointer(text)
     offsets[0] = 0
     for entry in range(offsets.size - 1):
         if at + 4 > data.size:
             return MALFORMED
-        nbytes = np.int64(0)
+        nbytes: Any = np.int64(0)
         for i in range(4):
-            nbytes |= np.int64(data[at + i]) << (8 * i)
+            nbytes |= np.int64(data[at + i]) << np.int64(8 * i)
         at += 4
         if nbytes > data.size - at or nbytes > text.size - k:
             return MALFORMED
-        copied = np.int64(0)
+        copied: Any = np.int64(0)
         # What is copied beyond the text's end is overwritten by the next text.
         while copied < nbytes and at + copied + 8 <= data.size and k + copied + 8 <= text.size:
             word = load8(source, at + copied)

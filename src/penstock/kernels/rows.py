@@ -274,8 +274,9 @@ def list_rows(rows: Any, segment: int, keys: Any, words: Any) -> int:
     """Copy a segment's rows into ``keys`` u64[n] and ``words`` f32[n, w], in no order; returns their number."""
     table = unpack(rows)
     base = table.bases[segment]
+    slots: Any = np.int64(table.masks[segment] >> ONE) + 1
     n = 0
-    for slot in range(np.int64(table.masks[segment] >> ONE) + 1):
+    for slot in range(slots):
         at = base + np.uint64(slot) * table.stride
         if table.keys[at] != ZERO:
             keys[n] = table.keys[at] & ~ONE
@@ -314,8 +315,9 @@ def rehash(rows: Any, old_base: Any, old_mask: Any, segment: int) -> None:
     """
     table = unpack(rows)
     base, mask = table.bases[segment], table.masks[segment]
+    slots: Any = np.int64(old_mask >> ONE) + 1
     for displaced in range(2):
-        for slot in range(np.int64(old_mask >> ONE) + 1):
+        for slot in range(slots):
             old = old_base + np.uint64(slot) * table.stride
             found = table.keys[old]
             if found == ZERO or (found & old_mask != np.uint64(2 * slot)) != displaced:

@@ -138,7 +138,7 @@ class BinaryMetrics:
         window._loss = self._loss - earlier._loss
         np.subtract(self._bins, earlier._bins, out=window._bins)
         # Every sum here only grows, so a smaller one has another past.
-        if window._rows < 0 or window._loss < 0 or window._bins.min() < 0:
+        if window._rows < 0 or window._loss < 0 or (window._bins < 0).any():
             raise ValueError(f"{earlier._rows} rows are not an earlier copy of these {self._rows} rows")
         return window
 
