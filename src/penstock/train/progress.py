@@ -137,13 +137,16 @@ class Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+        console = Console(stderr=True)
+        bar_width = 24 if console.width >= 120 else 8
+        self._room = console.width - bar_width - len("train  100% 0:00:00  ")
         self._progress = Progress(
             TextColumn("[bold]train"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=bar_width),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[text]}"),
-            console=Console(stderr=True),
+            console=console,
         )
         self._task = self._progress.add_task("train", total=1.0, text="")
 
@@ -159,10 +162,18 @@ class Bar:
     def report(self, report: Report) -> None:
         """Redraw the line."""
         scores = report.scores
-        text = (
-            f"{human(report.rows)} rows  {human(report.rows_per_s)}/s  logloss {scores.logloss:.4f}  "
-            f"AUC {scores.auc:.4f}  {human(report.features)} features  {human(memory_nbytes(), 'B')}"
+        parts = (
+            f"{human(report.rows)} rows",
+            f"{human(report.rows_per_s)}/s",
+            f"logloss {scores.logloss:.4f}",
+            f"AUC {scores.auc:.4f}",
+            f"{human(report.features)} features",
+            human(memory_nbytes(), "B"),
         )
+        text = parts[0]
+        for part in parts[1:]:
+            if len(text) + len(part) + 2 <= self._room:
+                text += "  " + part
         self._progress.update(self._task, completed=report.done or 0.0, text=text)
 
 
