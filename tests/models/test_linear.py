@@ -19,7 +19,7 @@ from penstock.errors import ConfigError, DataError
 from penstock.features import ColumnPlan, FeaturePlan
 from penstock.models.linear import as_examples, memory_for, widest
 from penstock.table import unique_keys
-from penstock.train.online import _Hogwild, _MiniBatches
+from penstock.train.learners import Hogwild, MiniBatches
 
 
 def random_batch(
@@ -180,7 +180,7 @@ def test_mini_batches_of_one_example_are_the_fused_learn_bit_for_bit(optimizer, 
     fused, pulled = (ps.Linear(optimizer=optimizer, segments=4, slots=1) for _ in range(2))
     outs = [np.full(400, 9, np.float32) for _ in range(2)]
     fused.learn(batch, outs[0])
-    _MiniBatches(pulled, 1).learn(batch, outs[1])
+    MiniBatches(pulled, 1).learn(batch, outs[1])
     assert outs[0].tobytes() == outs[1].tobytes()
     assert all_rows(checked(fused)) == all_rows(checked(pulled))
     assert fused.table.take_changed().tolist() == pulled.table.take_changed().tolist()
@@ -302,7 +302,7 @@ def test_several_threads_learn_each_example_exactly_once(threads):
     batch = numbered_batch(20_000, 4)
     model = ps.Linear(optimizer=Count(), segments=16, slots=1)
     out = np.full(len(batch), 9, np.float32)
-    with _Hogwild(model, threads) as learner:
+    with Hogwild(model, threads) as learner:
         for begin in range(0, len(batch), 4999):
             part = batch.slice(begin, min(begin + 4999, len(batch)))
             learner.learn(part, out[begin : begin + len(part)])
@@ -313,7 +313,7 @@ def test_several_threads_learn_each_example_exactly_once(threads):
 def test_more_threads_than_examples():
     batch = numbered_batch(2, 3)
     model = ps.Linear(optimizer=Count(), segments=2, slots=1)
-    with _Hogwild(model, 4) as learner:
+    with Hogwild(model, 4) as learner:
         learner.learn(batch, np.empty(2, np.float32))
         learner.learn(batch.slice(0, 0), np.empty(0, np.float32))
     assert_each_example_was_learnt_once(model, batch)
@@ -332,7 +332,7 @@ def test_several_threads_that_insert_the_same_keys_make_each_row_once():
     )
     batch.check()
     model = ps.Linear(optimizer=ps.SGD(alpha=1e-3), segments=4, slots=1)
-    with _Hogwild(model, 4) as learner:
+    with Hogwild(model, 4) as learner:
         learner.learn(batch, np.empty(len(batch), np.float32))
     checked(model)
     assert len(model.table) == 4000
@@ -349,7 +349,7 @@ def test_threads_and_one_thread_agree_where_examples_share_nothing():
     batch = dataclasses.replace(batch, values=rng.normal(size=batch.nnz).astype(np.float32))
     models = [ps.Linear(segments=8, slots=1) for _ in range(2)]
     models[0].learn(batch, np.empty(3000, np.float32))
-    with _Hogwild(models[1], 3) as learner:
+    with Hogwild(models[1], 3) as learner:
         learner.learn(batch, np.empty(3000, np.float32))
     assert all_rows(models[0]) == all_rows(checked(models[1]))
 

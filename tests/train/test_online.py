@@ -207,7 +207,7 @@ def test_ctrl_c_while_kernels_compile_is_one_line(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(online._Learner, "learn", pressed)
+        patch.setattr(online.Learner, "learn", pressed)
         with pytest.raises(Interrupted, match=r"before a row was learnt$"):
             ps.fit(ps.Linear(features()), str(clicks), output=tmp_path / "m")
     ps.fit(ps.Linear(features()), str(clicks), output=tmp_path / "m")

@@ -6,7 +6,6 @@ exactly once, in an order that the machine chooses.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import datetime
@@ -21,16 +20,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from penstock.batch import Floats, SparseBatch
 from penstock.data import BATCH_ROWS, Source, open_source
 from penstock.errors import ConfigError, DataError, Interrupted, ModelError
 from penstock.features import Encoder
 from penstock.metrics import BinaryMetrics, Scores
 from penstock.models import Linear
-from penstock.models.linear import as_examples, memory_for
-from penstock.table import unique_keys
 from penstock.train.folder import RunFolder
 from penstock.train.holdout import Holdout
+from penstock.train.learners import Hogwild, Learner, MiniBatches
 from penstock.train.progress import JsonLines, Progress, Report, Reporter, reporter_for
 from penstock.train.scoring import evaluate_stream
 from penstock.train.stream import Encoded, EncodedStream, Keep
@@ -59,6 +56,12 @@ class Online:
             raise ConfigError(f"minibatch must be >= 1, got {self.minibatch}")
         if self.minibatch is not None and self.threads > 1:
             raise ConfigError("minibatch learns in one thread; give either minibatch or threads")
+
+    def learner(self, model: Linear) -> Learner:
+        """What learns so; a context."""
+        if self.minibatch is not None:
+            return MiniBatches(model, self.minibatch)
+        return Hogwild(model, self.threads) if self.threads > 1 else Learner(model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +213,7 @@ class _Trainer:
             return
         model = Linear(self.plan, optimizer=self.model.optimizer, slots=1, segments=2)
         # What is wrong with these rows will be met again, and said where it stands.
-        with contextlib.suppress(DataError), _learner(model, self.strategy) as learner:
+        with contextlib.suppress(DataError), self.strategy.learner(model) as learner:
             encoded = Encoder(self.plan).encode(batch)
             out = np.empty(len(batch), np.float32)
             learner.learn(encoded, out)
@@ -230,7 +233,7 @@ class _Trainer:
                 stack.enter_context(self._signals())
             progress = Progress(reporters, self.metrics, size=size)
             progress.rows, progress.seconds_before = self.state.rows, self.state.seconds
-            learner = stack.enter_context(_learner(self.model, self.strategy))
+            learner = stack.enter_context(self.strategy.learner(self.model))
             last_checkpoint_s = time.perf_counter()
             while self.state.pass_ < self.passes:
                 for item in self._batches():
@@ -271,7 +274,7 @@ class _Trainer:
         with stream:
             yield from stream
 
-    def _learn(self, learner: _Learner, item: Encoded, progress: Progress) -> None:
+    def _learn(self, learner: Learner, item: Encoded, progress: Progress) -> None:
         batch = item.batch
         if len(batch):
             out = np.empty(len(batch), np.float32)
@@ -390,74 +393,3 @@ class _History:
     def report(self, report: Report) -> None:
         """Keep it."""
         self._history.append(report)
-
-
-class _Learner:
-    """Learns batches by example, in one thread."""
-
-    def __init__(self, model: Linear) -> None:
-        self._model = model
-
-    def __enter__(self) -> _Learner:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def learn(self, batch: SparseBatch, out: Floats) -> None:
-        """Predict into ``out``, then learn."""
-        self._model.learn(batch, out)
-
-
-class _Hogwild(_Learner):
-    """Learns each batch in several threads at once; they park while the table grows."""
-
-    def __init__(self, model: Linear, threads: int) -> None:
-        super().__init__(model)
-        self._threads = threads
-        self._pool = concurrent.futures.ThreadPoolExecutor(threads - 1, thread_name_prefix="penstock-learner")
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
-
-    def learn(self, batch: SparseBatch, out: Floats) -> None:
-        """Predict and learn; on return every example was learnt exactly once."""
-        examples = as_examples(batch)
-        bounds = np.linspace(0, len(batch), self._threads + 1).astype(int).tolist()
-        parts = [(begin, end, memory_for(batch)) for begin, end in zip(bounds, bounds[1:], strict=False)]
-        while parts:
-            # This thread takes the last part: one thread fewer to wake.
-            futures = [
-                self._pool.submit(self._model.learn_some, examples, memory, out, begin, end)
-                for begin, end, memory in parts[:-1]
-            ]
-            begin, end, memory = parts[-1]
-            reached = [self._model.learn_some(examples, memory, out, begin, end)]
-            reached = [future.result() for future in futures] + reached
-            parts = [(r, end, memory) for r, (_, end, memory) in zip(reached, parts, strict=True) if r < end]
-            if parts:
-                self._model.table.grow()
-
-
-class _MiniBatches(_Learner):
-    """Learns through ``gradients``: pull, compute, push, as the parameter server's workers do."""
-
-    def __init__(self, model: Linear, size: int) -> None:
-        super().__init__(model)
-        self._size = size
-
-    def learn(self, batch: SparseBatch, out: Floats) -> None:
-        """Predict and learn, ``size`` consecutive examples at a time."""
-        table = self._model.tables()["weights"]
-        for begin in range(0, len(batch), self._size):
-            part = batch.slice(begin, min(begin + self._size, len(batch)))
-            keys, index = unique_keys(part.keys)
-            rows = {"weights": table.pull(keys)}
-            _, grads = self._model.gradients(rows, {"weights": index}, part, out[begin : begin + len(part)])
-            table.push(keys, grads["weights"])
-
-
-def _learner(model: Linear, strategy: Online) -> _Learner:
-    if strategy.minibatch is not None:
-        return _MiniBatches(model, strategy.minibatch)
-    return _Hogwild(model, strategy.threads) if strategy.threads > 1 else _Learner(model)
