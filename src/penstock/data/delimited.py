@@ -90,11 +90,9 @@ class DelimitedChunk(Chunk):
         return rebatch(self._tables(columns), columns, batch_rows, skip)
 
     def _tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        # Fields are counted even if no column is asked for, and rows with them.
-        known = columns or self.layout.names[:1]
         with reading(self.text.path):
             for offset, data in blocks(self.text, self.layout.quoting):
-                yield parse(data, self.layout, known, self.text.path, offset)
+                yield parse(data, self.layout, columns, self.text.path, offset)
 
     def locate(self, row: int) -> str:
         path = self.text.path
@@ -132,6 +130,8 @@ class DelimitedSource(TextSource):
     def __init__(self, files: Sequence[str], options: CsvOptions, delimiter: str) -> None:
         self._options = options
         self._quoting = Quoting(delimiter=options.delimiter or delimiter, quote=options.quote)
+        if self._quoting.delimiter == options.quote:
+            raise ConfigError(f"csv delimiter and quote are both {options.quote!r}, allowed: two characters")
         opened = [self._open(path) for path in files]
         self._names = [names for _, names in opened]
         for path, names in zip(files, self._names, strict=True):
@@ -143,20 +143,23 @@ class DelimitedSource(TextSource):
         nbytes = nbytes_of(path)
         with reading(path):
             with open_file(path) as file:
-                compressed = compression_of(file.read(4)) is not None
-            whole = TextRange(path=path, begin=0, end=None)
-            _, head = next(blocks(whole, self._quoting, HEAD_NBYTES), (0, b""))
-        bom = len(_BOM) if head.startswith(_BOM) else 0
-        body = head[bom:]
+                compression = compression_of(file.read(4))
+                file.seek(0)
+                start = pa.CompressedInputStream(file, compression) if compression else file
+                bom = len(_BOM) if start.read(len(_BOM)) == _BOM else 0
+            text = TextRange(path=path, begin=bom, end=None)
+            _, body = next(blocks(text, self._quoting, HEAD_NBYTES), (bom, b""))
         starts = _row_starts(body, self._quoting)
         if not len(starts):
             raise DataError(f"{path} has no rows")
+        if b"\r" in body.rstrip(b"\r\n") and b"\n" not in body:
+            raise DataError(f"{path}: lines end with a carriage return alone, allowed: LF or CR LF")
         first = int(starts[0])
         row = body[first : first + _row_nbytes(body[first:], self._quoting)]
         begin = bom + (first + len(row) if self._options.header else 0)
         return (
             TextFile(
-                path=path, nbytes=nbytes if compressed else nbytes - begin, begin=begin, quoting=self._quoting
+                path=path, nbytes=nbytes if compression else nbytes - begin, begin=begin, quoting=self._quoting
             ),
             self._names_of(path, row, bom + first),
         )
@@ -179,7 +182,8 @@ class DelimitedSource(TextSource):
             with reading(file.path):
                 for offset, data in blocks(text, self._quoting, SAMPLE_NBYTES):
                     if len(_row_starts(data, self._quoting)):
-                        return infer_schema(data, layout, file.path, offset)
+                        schema = infer_schema(data, layout, file.path, offset)
+                        return pa.schema([schema.field(name) for name in self._names[0]])
         raise DataError(f"{self.files[0]} has no rows")
 
     def _layout(self, number: int) -> Layout:

@@ -7,6 +7,7 @@ become ``DataError`` here. What the bytes mean is the business of the readers.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import glob
 import os
 from collections.abc import Iterator, Sequence
@@ -76,7 +77,10 @@ def find_files(places: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 
 def _local(path: str) -> list[str]:
-    path = str(Path(path).expanduser())
+    try:
+        path = str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise DataError(f"{path} does not exist: {_one_line(error)}") from error
     if Path(path).exists():
         return _expand(path, path, [path], _walk)
     if not glob.has_magic(path):
@@ -84,11 +88,21 @@ def _local(path: str) -> list[str]:
     return _expand(path, path, glob.glob(path, recursive=True), _walk)  # noqa: PTH207 (`**` finds files)
 
 
-def _walk(folder: str) -> list[str] | None:
-    """All files below a folder; None if it is not one."""
+def _walk(folder: str) -> dict[str, str] | None:
+    """All files below a folder, by their path from there; None if it is not one."""
     if not Path(folder).is_dir():
         return None
-    return [str(Path(root, name)) for root, _, names in os.walk(folder, followlinks=True) for name in names]
+    found, seen = {}, set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        # A link to a folder above would lead round and round.
+        if os.path.realpath(root) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(root))
+        for name in names:
+            file = str(Path(root, name))
+            found[os.path.relpath(file, folder)] = file
+    return found
 
 
 def _remote(url: str) -> list[str]:
@@ -96,8 +110,10 @@ def _remote(url: str) -> list[str]:
         return [url]
     filesystem, path = _filesystem(url)
 
-    def walk(place: str) -> list[str] | None:
-        return filesystem.find(place) if filesystem.isdir(place) else None
+    def walk(place: str) -> dict[str, str] | None:
+        if not filesystem.isdir(place):
+            return None
+        return {file[len(place.rstrip("/")) :].lstrip("/"): file for file in filesystem.find(place)}
 
     if not filesystem.exists(path) and not glob.has_magic(path):
         raise DataError(f"{url} does not exist")
@@ -106,17 +122,20 @@ def _remote(url: str) -> list[str]:
 
 
 def _expand(
-    given: str, pattern: str, matches: Sequence[str], walk: Callable[[str], list[str] | None]
+    given: str, pattern: str, matches: Sequence[str], walk: Callable[[str], dict[str, str] | None]
 ) -> list[str]:
-    """Files at and below the matches, without those that the pattern does not spell out and that hide."""
+    """Files at and below the matches, without those that hide and that the pattern does not spell out."""
+    spelled_out = [part for part in pattern.split("/") if _hides(part)]
     files: list[str] = []
     for match in sorted(matches):
+        hidden = [part for part in match.split("/") if _hides(part)]
+        if not all(any(fnmatch.fnmatchcase(part, named) for named in spelled_out) for part in hidden):
+            continue
         below = walk(match)
-        spelled_out = match == pattern or Path(pattern).name[:1] in (".", "_")
-        if below is not None:
-            files += [name for name in sorted(below) if not _hides(name[len(match.rstrip("/")) :])]
-        elif spelled_out or not _hides(Path(match).name):
+        if below is None:
             files.append(match)
+        else:
+            files += [file for path, file in sorted(below.items()) if not any(map(_hides, path.split("/")))]
     # `logs/**` matches folders and the files in them.
     files = list(dict.fromkeys(files))
     if not files:
@@ -125,8 +144,8 @@ def _expand(
     return files
 
 
-def _hides(path: str) -> bool:
-    return any(part[:1] in (".", "_") for part in path.split("/"))
+def _hides(part: str) -> bool:
+    return part[:1] in (".", "_") and part not in (".", "..")
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

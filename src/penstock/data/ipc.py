@@ -6,14 +6,14 @@ no index and is read from its start: it is one chunk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from penstock.data.files import nbytes_of, open_file, reading
 from penstock.data.source import Chunk, Source
-from penstock.data.tables import check_columns, check_same_schema, first_rows, plain_schema, rebatch
+from penstock.data.tables import check_arrays, check_columns, check_same_schema, first_rows, plain_schema, rebatch
 from penstock.errors import DataError
 
 __all__ = ["MAGIC", "IpcSource"]
@@ -42,18 +42,24 @@ class IpcChunk(Chunk):
             if self.end_batch is None:
                 stream = pa.ipc.open_stream(file, options=_options())
                 check_columns(self.path, columns, stream.schema.names)
-                for batch in stream:
-                    yield pa.Table.from_batches([batch])
+                yield from _checked(columns, stream)
                 return
             names = pa.ipc.open_file(file).schema.names
             check_columns(self.path, columns, names)
             fields = [names.index(name) for name in columns]
             reader = pa.ipc.open_file(file, options=_options(fields))
-            for i in range(self.first_batch, self.end_batch):
-                yield pa.Table.from_batches([reader.get_batch(i)])
+            yield from _checked(columns, map(reader.get_batch, range(self.first_batch, self.end_batch)))
 
     def locate(self, row: int) -> str:
         return f"{self.path} row {self.first_row + row}"
+
+
+def _checked(columns: Sequence[str], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    known: dict[str, pa.Array] = {}
+    for batch in batches:
+        batch = batch.select(list(columns))
+        check_arrays(batch, known)
+        yield pa.Table.from_batches([batch])
 
 
 class IpcSource(Source):
@@ -70,6 +76,9 @@ class IpcSource(Source):
             nbytes_of(path)
             with reading(path), open_file(path) as file:
                 is_file = file.read(len(MAGIC)) == MAGIC
+                file.seek(0)
+                if not (pa.ipc.open_file if is_file else pa.ipc.open_stream)(file).schema.names:
+                    raise DataError(f"{path} has no columns")
                 file.seek(0)
                 schema, batch_sizes = _file_batches(file) if is_file else _stream_batches(file)
             if path == self.files[0]:

@@ -111,7 +111,7 @@ def _parse(data: bytes, path: str, offset: int) -> _Rows:
     if ended != DONE:
         raise _mistake(int(ended), data, int(at), path, offset)
     for start, item in zip(long_at[:n_long].tolist(), long_item[:n_long].tolist(), strict=True):
-        values[item] = _long_number(data, start, path, offset)
+        values[item] = _long_number(data, start, int(indices[item]), path, offset)
     rows = _Rows(
         labels=labels[:n_rows],
         row_at=row_at[:n_rows],
@@ -124,12 +124,13 @@ def _parse(data: bytes, path: str, offset: int) -> _Rows:
     return rows
 
 
-def _long_number(data: bytes, at: int, path: str, offset: int) -> np.float32:
+def _long_number(data: bytes, at: int, index: int, path: str, offset: int) -> np.float32:
     token = _token(data, at)
     with np.errstate(over="ignore"):
         value = np.float32(float(token))
     if not np.isfinite(value):
-        raise DataError(f"{path} line {line_of(path, offset + at)}: got value {token!r}, allowed: {_NUMBER}")
+        place = f"{path} line {line_of(path, offset + at)}, index {index}"
+        raise DataError(f"{place}: got value {token[:60]!r}, allowed: {_NUMBER}")
     return value
 
 

@@ -153,10 +153,11 @@ def to_table(data: Any) -> pa.Table | None:
         if library == "pandas":
             return pa.Table.from_pandas(data, preserve_index=False)
         if library == "polars" and hasattr(data, "to_arrow"):
-            return data.to_arrow()
+            table = data.to_arrow()
+            return table if isinstance(table, pa.Table) else pa.table(data)
         if hasattr(data, "__arrow_c_stream__") and not isinstance(data, pa.RecordBatchReader):
             return pa.table(data)
-    except (pa.ArrowException, TypeError) as error:
+    except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
         message = " ".join(str(part) for part in error.args)
         raise DataError(f"{type(data).__name__} cannot become an Arrow table: {message}") from error
     return None

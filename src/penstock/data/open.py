@@ -36,7 +36,7 @@ _BY_SUFFIX = {
 }
 _COMPRESSED = (".gz", ".zst", ".bz2")
 FORMATS = ("arrow", "csv", "libsvm", "parquet", "tsv")
-_LIBSVM_LINE = re.compile(rb"[+-]?\d+(\.\d+)?( qid:\d+)?( +\d+:\S+)*\s*(#.*)?")
+_LIBSVM_LINE = re.compile(rb"[+-]?\d+(\.\d+)?([ \t]+qid:\d+)?([ \t]+\d+:\S+)*\s*(#.*)?")
 _HEAD_NBYTES = 1 << 16
 
 
@@ -56,6 +56,8 @@ def open_source(data: Any, *, format: str | None = None, csv: CsvOptions | None 
     """
     if format is not None and format not in FORMATS:
         raise ConfigError(f"format: got {format!r}, allowed: {', '.join(FORMATS)}")
+    if isinstance(data, str | list | tuple) and not data:
+        raise ConfigError(f"data: got {data!r}, allowed: at least one path, glob, folder or URL")
     if isinstance(data, str | os.PathLike):
         return _open_files([data], format, csv)
     if isinstance(data, Sequence) and data and all(isinstance(place, str | os.PathLike) for place in data):
@@ -119,6 +121,11 @@ def _sniff(path: str) -> str:
         if compression is not None:
             file.seek(0)
             head = pa.CompressedInputStream(file, compression).read(_HEAD_NBYTES)
-    if _LIBSVM_LINE.fullmatch(head.partition(b"\n")[0]):
+    lines = head.split(b"\n")
+    if len(lines) == 1 and len(head) == _HEAD_NBYTES:
+        lines = [head[: max(head.rfind(b" "), head.rfind(b"\t"))]]  # what was cut off in the middle says nothing
+    if _LIBSVM_LINE.fullmatch(
+        next((line for line in map(bytes.strip, lines) if line[:1] not in (b"", b"#")), b"")
+    ):
         return "libsvm"
     raise ConfigError(f"{path}: its format cannot be told, name it with format=, one of {', '.join(FORMATS)}")

@@ -62,6 +62,8 @@ def column_names(row: bytes, quoting: Quoting, header: bool) -> tuple[str, ...]:
     Raises:
         UnicodeDecodeError: names are no UTF-8.
     """
+    # Arrow takes one line without its end for none.
+    row = row if row.endswith(b"\n") else row + b"\n"
     table = pa.csv.read_csv(
         pa.py_buffer(row),
         read_options=pa.csv.ReadOptions(

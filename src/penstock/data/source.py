@@ -29,7 +29,7 @@ class Chunk(ABC):
 
     @abstractmethod
     def batches(self, columns: Sequence[str], batch_rows: int, skip: int = 0) -> Iterator[pa.RecordBatch]:
-        """Record batches of these columns, in this order, without the first ``skip`` rows.
+        """Record batches of these columns (at least one), in this order, without the first ``skip`` rows.
 
         ``skip`` is a multiple of ``batch_rows``, so batches are cut at the same rows as without it; all but
         the last batch of the chunk have exactly ``batch_rows`` rows. A text column may come as dictionary

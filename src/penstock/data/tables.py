@@ -80,12 +80,25 @@ def rebatch(
         skip -= dropped
         table = table.slice(dropped)
         if rest is not None and rest.num_rows:
-            table = pa.concat_tables([rest, table])
+            table = _concatenated(rest, table)
         whole = table.num_rows - table.num_rows % batch_rows
         yield from _slices(table.slice(0, whole), batch_rows)
         rest = table.slice(whole)
     if rest is not None:
         yield from _slices(rest, batch_rows)
+
+
+def _concatenated(a: pa.Table, b: pa.Table) -> pa.Table:
+    """Both, one after the other; a column that is laid out in two ways becomes plain."""
+    if a.schema != b.schema:
+        pairs = zip(a.schema, b.schema, strict=True)
+        common = pa.schema([(f.name, f.type if f.type == g.type else _wide(plain_type(f.type))) for f, g in pairs])
+        a, b = a.cast(common), b.cast(common)
+    return pa.concat_tables([a, b])
+
+
+def _wide(type_: pa.DataType) -> pa.DataType:
+    return {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}.get(type_, type_)
 
 
 def _slices(table: pa.Table, batch_rows: int) -> Iterator[pa.RecordBatch]:

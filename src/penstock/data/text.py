@@ -98,14 +98,15 @@ def _quoted_field(quoting: Quoting) -> re.Pattern[bytes]:
     )
 
 
-def blocks(text: TextRange, quoting: Quoting, block_nbytes: int = BLOCK_NBYTES) -> Iterator[tuple[int, bytes]]:
-    """The range in blocks of whole rows, each with its offset; the last may lack its newline.
+def blocks(text: TextRange, quoting: Quoting, block_nbytes: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """The range in blocks of whole rows (of 8 MiB), each with its offset; the last may lack its newline.
 
     A range that ends before its file does was cut there, and is one block. Call it inside ``reading``.
 
     Raises:
-        DataError: a row is longer than 64 MiB.
+        DataError: a row is longer than 64 MiB, or a quote is still open where the file ends.
     """
+    block_nbytes = BLOCK_NBYTES if block_nbytes is None else block_nbytes
     with open_file(text.path) as file:
         compression = compression_of(file.read(4))
         file.seek(0)
@@ -118,7 +119,8 @@ def blocks(text: TextRange, quoting: Quoting, block_nbytes: int = BLOCK_NBYTES) 
             yield text.begin, stream.read(text.end - text.begin)
             return
         offset, rest = text.begin, b""
-        while data := stream.read(block_nbytes):
+        # Of a long row as much again is read each time, since all of it is looked at again.
+        while data := stream.read(max(block_nbytes, len(rest))):
             rest += data
             end = _last_end(rest, quoting)
             if end:
@@ -127,6 +129,7 @@ def blocks(text: TextRange, quoting: Quoting, block_nbytes: int = BLOCK_NBYTES) 
             elif len(rest) > ROW_NBYTES_MAX:
                 raise _too_long(text.path, offset)
         if rest:
+            _check_closed(text.path, offset, rest, quoting)
             yield offset, rest
 
 
@@ -136,6 +139,17 @@ def _last_end(data: bytes, quoting: Quoting) -> int:
         return data.rfind(b"\n") + 1
     ends = line_ends(data, quoting)
     return int(ends[-1]) if len(ends) else 0
+
+
+def _check_closed(path: str, offset: int, data: bytes, quoting: Quoting) -> None:
+    """No quote is open at the end of a file, whose last rows these are."""
+    if quoting.quote is None or quoting.quote.encode() not in data:
+        return
+    ends = line_ends(data + b"\n", quoting)
+    if not len(ends) or ends[-1] <= len(data):
+        last_row = offset + (int(ends[-1]) if len(ends) else 0)
+        if last_row < offset + len(data):
+            raise DataError(f"{path} line {line_of(path, last_row)}: got a quote that is never closed")
 
 
 def _too_long(path: str, offset: int) -> DataError:
@@ -188,9 +202,11 @@ def _next_cut(path: str, data: mmap.mmap, begin: int, quoting: Quoting) -> int:
             end = begin + _last_end(data[begin:stop], quoting)
         if end > begin:
             return end
-        if nbytes > ROW_NBYTES_MAX:
+        if nbytes >= ROW_NBYTES_MAX:
             raise _too_long(path, begin)
         nbytes *= 2
+    if quoting.quote is not None:
+        _check_closed(path, begin, data[begin:], quoting)
     return len(data)
 
 

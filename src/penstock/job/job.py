@@ -79,7 +79,7 @@ class FeatureSection:
         """The spec."""
         numeric = None
         if self.numeric is not None:
-            numeric = [n if isinstance(n, str) else _convert(n, Numeric, "features.numeric") for n in self.numeric]
+            numeric = [n if isinstance(n, str) else _numeric(n) for n in self.numeric]
         return Features(
             **{**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "numeric": numeric}
         )
@@ -128,8 +128,16 @@ class Job:
             for key in section if cls else ():
                 if key not in known:
                     name = f"{path}.{key}" if path else key
-                    raise ConfigError(f"{where}: {name} is not known; allowed: {', '.join(sorted(known))}")
+                    shown = name if name.isprintable() else repr(name)
+                    raise ConfigError(f"{where}: {shown} is not known; allowed: {', '.join(sorted(known))}")
         converted: Job = _convert(job, Job, where)
+        try:
+            converted.features.to_features()
+            optimizer_from_dict(converted.optimizer)
+            converted.strategy()
+            converted.holdout()
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
         return converted
 
     def to_dict(self) -> dict[str, Any]:
@@ -188,8 +196,20 @@ def read_job(path: str | Path) -> Job:
             return Job.from_dict(tomllib.load(file), str(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from error
+    except ConfigError:
+        raise
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+        shown = str(path) if str(path).isprintable() else repr(str(path))
+        raise ConfigError(f"{shown}: not TOML: {' '.join(str(error).split())}") from error
+
+
+def _numeric(spec: Mapping[str, Any]) -> Numeric:
+    known = [f.name for f in dataclasses.fields(Numeric)]
+    for key in spec:
+        if key not in known:
+            raise ConfigError(f"features.numeric: {key!r} is not known; allowed: {', '.join(known)}")
+    converted: Numeric = _convert(spec, Numeric, "features.numeric")
+    return converted
 
 
 def _sections(job: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

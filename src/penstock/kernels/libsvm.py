@@ -21,7 +21,9 @@ DONE, BAD_LABEL, BAD_INDEX, BAD_VALUE = 0, 1, 2, 3
 NO_NUMBER, ROUNDED, LONG = 0, 1, 2
 """What a token was found to be: nothing, a number, a number that needs more than 64 bits to be rounded."""
 
-TAB, LF, CR, SPACE, HASH, PLUS, MINUS, DOT, ZERO, NINE, COLON, LOWER_E, LOWER_Q = b"\t\n\r #+-.09:eq"
+TAB, LF, CR, SPACE, HASH, PLUS, MINUS, DOT, ZERO, NINE, COLON, LOWER_E, LOWER_Q, LOWER_I, LOWER_D = (
+    b"\t\n\r #+-.09:eqid"
+)
 TO_LOWER = 0x20
 
 DIGITS_MAX = 19
@@ -150,6 +152,19 @@ def index_before_colon(data: Any, at: Any) -> Any:
     return index, at + 1
 
 
+@inlined
+def is_query(data: Any, at: Any) -> Any:
+    """Whether ``qid:`` and digits stand here."""
+    found = at + 4 < data.size and data[at] == LOWER_Q and data[at + 1] == LOWER_I and data[at + 2] == LOWER_D
+    if found and data[at + 3] == COLON:
+        at += 4
+        start = at
+        while is_digit(data, at):
+            at += 1
+        return at > start and is_end(data, at)
+    return False
+
+
 @kernel
 def parse_libsvm(
     data: Any,
@@ -195,7 +210,7 @@ def parse_libsvm(
         at = skip_blanks(data, at)
         while not is_end(data, at):
             start = at
-            if data[at] == LOWER_Q and at + 3 < data.size and data[at + 3] == COLON:
+            if is_query(data, at):
                 at = skip_blanks(data, skip_token(data, at))
                 continue
             index, at = index_before_colon(data, at)

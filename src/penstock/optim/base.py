@@ -8,7 +8,6 @@ Only an optimizer's name crosses a wire or stands in a model.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -17,6 +16,8 @@ import numpy as np
 from penstock.errors import ConfigError
 
 __all__ = ["Optimizer", "optimizer_from_dict", "register_optimizer"]
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 _by_name: dict[str, type[Optimizer]] = {}
 _hyper_classes: dict[type[Optimizer], Any] = {}
@@ -69,9 +70,9 @@ class Optimizer:
             allowed = "a finite number" + ("" if least is None else f" > {least}")
             if least is None and field.metadata.get("least") is not None:
                 allowed = f"a finite number >= {field.metadata['least']}"
-            ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            ok = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
             if ok and least is not None:
-                ok = value > least
+                ok = float(np.float32(value)) > least
             elif ok and field.metadata.get("least") is not None:
                 ok = value >= field.metadata["least"]
             if not ok:
