@@ -49,7 +49,7 @@ class Clicks:
     def parquet(self) -> list[str]:
         """The log as ``make-clicks`` writes it."""
         log = ps.ClickLog(rows=self.rows, missing=0.0, numeric=len(NUMERIC), categorical=len(CATEGORICAL))
-        summary = self.folder / "clicks.json"
+        summary = self.folder / "_clicks.json"
         if not summary.exists() or json.loads(summary.read_text()).get("spec") != asdict(log):
             note(f"making {self.folder} ...")
             ps.write_clicks(log, self.folder, overwrite=True)

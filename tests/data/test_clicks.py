@@ -67,7 +67,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     spec = with_(rows_per_file=15_000, drift=0.5)
     assert write_clicks(spec, tmp_path / "a") == write_clicks(spec, tmp_path / "b")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    assert sorted(contents(tmp_path / "a")) == ["clicks-00000.parquet", "clicks-00001.parquet", "clicks.json"]
+    assert sorted(contents(tmp_path / "a")) == ["_clicks.json", "clicks-00000.parquet", "clicks-00001.parquet"]
 
 
 def test_the_bytes_of_a_log_do_not_change_between_releases() -> None:
@@ -244,7 +244,7 @@ def test_the_summary_says_what_the_rows_say(full: pa.Table, tmp_path: Path) -> N
 
 def test_the_summary_stands_beside_the_files(tmp_path: Path) -> None:
     summary = write_clicks(SMALL, tmp_path)
-    stored = json.loads((tmp_path / "clicks.json").read_text())
+    stored = json.loads((tmp_path / "_clicks.json").read_text())
     assert ClickLog(**stored.pop("spec")) == SMALL
     assert ClickSummary(**{**stored, "files": tuple(stored["files"])}) == summary
 
@@ -252,7 +252,7 @@ def test_the_summary_stands_beside_the_files(tmp_path: Path) -> None:
 def test_one_row_has_a_summary(tmp_path: Path) -> None:
     summary = write_clicks(with_(rows=1), tmp_path)
     assert math.isnan(summary.best_auc) and summary.base_rate_logloss == 0
-    assert json.loads((tmp_path / "clicks.json").read_text())["best_auc"] is None
+    assert json.loads((tmp_path / "_clicks.json").read_text())["best_auc"] is None
 
 
 @pytest.mark.parametrize("cross", [False, True])
@@ -351,7 +351,7 @@ def test_specs_at_their_limits_can_be_drawn(changes: dict[str, Any], tmp_path: P
 def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:
     write_clicks(SMALL, tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(ConfigError, match=r"must be new or empty, .*got 'clicks-00000.parquet' in it"):
+    with pytest.raises(ConfigError, match=r"must be new or empty, .*got '_clicks.json' in it"):
         write_clicks(SMALL, tmp_path)
     assert contents(tmp_path) == before
 
@@ -360,7 +360,7 @@ def test_overwriting_removes_the_files_of_a_click_log(tmp_path: Path) -> None:
     write_clicks(with_(rows_per_file=5000), tmp_path)
     (tmp_path / "clicks-00009.parquet.tmp").write_bytes(b"left by a process that was killed")
     write_clicks(SMALL, tmp_path, overwrite=True)
-    assert sorted(contents(tmp_path)) == ["clicks-00000.parquet", "clicks.json"]
+    assert sorted(contents(tmp_path)) == ["_clicks.json", "clicks-00000.parquet"]
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "clicks.parquet", "clicks-00000.parquet.bak", "clicks-1.parquet"])

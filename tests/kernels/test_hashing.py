@@ -169,8 +169,17 @@ def test_dictionary_columns_are_gathered_from_their_own_part_of_the_known_keys()
     known = np.array([10, 11, 12, 20, 21], np.uint64)
     batch = target(3, width=4)
     indices = np.array([[2, 0, 0], [0, 1, 0]], np.int32)
-    hashing.gather_keys(indices, known, np.array([0, 3]), np.array([3, 1]), batch)
+    assert hashing.gather_keys(indices, known, np.array([0, 3, 5]), np.array([3, 1]), batch) == -1
     assert batch.keys.reshape(3, 4).tolist() == [[0, 20, 0, 12], [0, 21, 0, 10], [0, 20, 0, 10]]
+
+
+@pytest.mark.parametrize("bad", [2, -1, 10**9, -(10**9)])
+def test_an_index_outside_of_its_dictionary_is_not_followed(bad):
+    indices = np.array([[2, 0], [0, bad]], np.int32)
+    places = np.array([0, 1])
+    assert (
+        hashing.gather_keys(indices, np.arange(5, dtype=np.uint64), np.array([0, 3, 5]), places, target(2, 2)) == 1
+    )
 
 
 def test_numbers_as_values_are_standardised():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +56,7 @@ _data_options = [
     click.option("--delimiter", help="Of CSV; tab for .tsv, else comma."),
     click.option("--no-header", is_flag=True, help="The first line of CSV is data; see --columns."),
     click.option("--columns", multiple=True, help="Names of CSV columns without header: a,b,c."),
+    click.option("--null", multiple=True, help="Texts that mean a missing value in CSV, besides none: NA,null."),
 ]
 
 
@@ -66,7 +68,12 @@ def data_options(command: Any) -> Any:
 
 
 def _data_section(
-    data: list[str], format_: str | None, delimiter: str | None, no_header: bool, columns: tuple[str, ...]
+    data: list[str],
+    format_: str | None,
+    delimiter: str | None,
+    no_header: bool,
+    columns: tuple[str, ...],
+    null: tuple[str, ...],
 ) -> dict[str, Any]:
     return {
         "train": data,
@@ -74,6 +81,7 @@ def _data_section(
         "delimiter": delimiter,
         "header": not no_header,
         "columns": _names(columns),
+        "null_values": _names(null) or [],
     }
 
 
@@ -91,7 +99,7 @@ def _data_section(
 @click.option("--ignore", multiple=True, help="Columns that are not features: a,b.")
 @click.option("--weight", help="Column of example weights.")
 @click.option("--time", help="Column of event time, for --holdout-after.")
-@click.option("--optimizer", help="ftrl,alpha=0.1,beta=1,l1=0,l2=0 or adagrad,alpha=… or sgd,alpha=…")
+@click.option("--optimizer", help="ftrl,alpha=0.1,beta=1,l1=0,l2=0 or adagrad,alpha=... or sgd,alpha=...")
 @click.option("--passes", type=int, help="Times to go over the data.  [default: 1]")
 @click.option("--threads", type=int, help="Threads that learn on one table.  [default: 1]")
 @click.option(
@@ -119,12 +127,16 @@ def train(
     job = _train_job(data, output, resume, options)
     source = job.data.open()
     model = job.model()
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, markup=False)
     if not resume:
         from penstock.train.online import SAMPLE_ROWS
 
         plan = model.resolve(source.sample(SAMPLE_ROWS))
         _print_plan(console, plan)
+        used = {*plan.inputs, plan.label, plan.weight, plan.time, *model.features.ignore}
+        unused = [name for name in source.schema.names if name not in used]
+        if unused:
+            console.print(f"  not used: {', '.join(unused)}\n", highlight=False)
     if not are_compiled() and not quiet:
         click.echo("compiling kernels, once on a machine: 10 to 20 s ...", err=True)
     run = job.run(model, source, resume=resume, progress=not quiet)
@@ -136,7 +148,7 @@ def train(
     speed = f" ({run.rows / run.seconds:,.0f} rows/s)" if run.seconds else ""
     console.print(
         f"{run.rows:,} rows in {run.seconds:.2f} s{speed}, {len(run.model.table):,} features; "
-        f"model in [bold]{job.output.path}[/bold]",
+        f"model in {job.output.path}",
         highlight=False,
     )
 
@@ -158,8 +170,10 @@ def _train_job(data: tuple[str, ...], output: str | None, resume: bool, options:
     else:
         raise ConfigError("nothing to train on: name files, folders or a job file (see penstock train --help)")
     spec: dict[str, dict[str, Any]] = {section: dict(base.get(section) or {}) for section in _SECTIONS}
+    reading = {k: options[k] for k in ("format_", "delimiter", "no_header", "columns", "null")}
+    if base and any(reading.values()):
+        raise ConfigError("how files are read is said in the job's [data] section; leave such options out")
     if not base:
-        reading = {k: options[k] for k in ("format_", "delimiter", "no_header", "columns")}
         spec["data"] = _data_section(list(data), **reading)
     features, training = spec["features"], spec["train"]
     numeric: list[Any] = [*(_names(options["numeric"]) or [])]
@@ -211,7 +225,7 @@ def evaluate(model: str, data: tuple[str, ...], as_json: bool, readers: int | No
 
         click.echo(json.dumps(scores.to_json()))
         return
-    console = Console()
+    console = Console(markup=False)
     table = _score_table()
     _add_scores(table, "evaluated", scores)
     console.print(table)
@@ -250,7 +264,7 @@ def predict(
 
 @click.command()
 @click.argument("model")
-@click.option("--top", type=int, default=20, show_default=True, help="Features to show.")
+@click.option("--top", type=click.IntRange(min=0), default=20, show_default=True, help="Features to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
 def inspect(model: str, top: int, as_json: bool) -> None:
     """Show the MODEL in a folder: size, metrics, lineage, strongest features."""
@@ -264,7 +278,7 @@ def inspect(model: str, top: int, as_json: bool) -> None:
         click.echo(json.dumps(manifest, indent=1))
         return
     loaded = load_model(model)
-    console = Console()
+    console = Console(markup=False)
     files = [file for table in manifest["tables"].values() for file in table["files"]]
     facts = _table("", "")
     optimizer = dict(manifest["optimizer"])
@@ -343,7 +357,7 @@ def make_clicks(folder: str, overwrite: bool, **spec: Any) -> None:
     table.add_row("best possible logloss", f"{summary.best_logloss:.5f}  (of the true probabilities)")
     table.add_row("best possible AUC", f"{summary.best_auc:.4f}")
     table.add_row("logloss of the click rate", f"{summary.base_rate_logloss:.5f}  (what knows no feature)")
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def _open(data: tuple[str, ...], reading: dict[str, Any]) -> Any:
@@ -369,7 +383,7 @@ def _add_scores(table: Table, name: str, scores: Any) -> None:
 
     def shown(key: str, digits: int) -> str:
         value = values[key]
-        return "-" if value is None else f"{value:.{digits}f}"
+        return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
     table.add_row(
         name,

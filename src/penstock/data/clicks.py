@@ -49,8 +49,8 @@ _CROSS_SHARE = 0.4
 _MISSING_UNIT = 1 << MISSING_BITS
 _SECONDS_A_DAY = 86_400.0
 _MOST_FILES = 100_000
-_SUMMARY = "clicks.json"
-_OWN_FILE = re.compile(r"clicks-\d{5}\.parquet(\.tmp)?|clicks\.json(\.tmp)?")
+_SUMMARY = "_clicks.json"
+_OWN_FILE = re.compile(r"clicks-\d{5}\.parquet(\.tmp)?|_?clicks\.json(\.tmp)?")
 
 # Streams of random numbers in a block; a column's does not depend on which other columns there are.
 _TIME, _CLICK, _NUMERIC, _CATEGORICAL = range(4)
@@ -216,7 +216,7 @@ def write_clicks(
     overwrite: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> ClickSummary:
-    """Write the log to ``folder`` as ``clicks-00000.parquet`` ..., and spec and summary to ``clicks.json``.
+    """Write the log to ``folder`` as ``clicks-00000.parquet`` ..., and spec and summary to ``_clicks.json``.
 
     The folder must be new or empty; with ``overwrite`` it may also hold a click log, which is removed first.
     ``on_progress`` is told the number of rows written so far, after each row group. Memory is that of two or

@@ -34,8 +34,8 @@ from penstock.errors import ConfigError, DataError
 __all__ = ["CsvOptions", "DelimitedSource"]
 
 HEAD_NBYTES = 1 << 16
-SAMPLE_NBYTES = 1 << 20
-"""Types are inferred from so much of the first file that has rows."""
+SAMPLE_NBYTES = 4 << 20
+"""Types are inferred from so much of the first file that has rows, and samples are taken of it."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -176,15 +176,36 @@ class DelimitedSource(TextSource):
         return self._options.columns or names
 
     def _infer(self) -> pa.Schema:
+        path, number, offset, data = next(self._blocks(), (self.files[0], 0, 0, b""))
+        if not data:
+            raise DataError(f"{path} has no rows")
+        schema = infer_schema(data, self._layout(number), path, offset)
+        return pa.schema([schema.field(name) for name in self._names[0]])
+
+    def _blocks(self) -> Iterator[tuple[str, int, int, bytes]]:
+        """Rows, with their file, its number, and where in it they stand."""
         for number, file in enumerate(self._text_files):
-            layout = self._layout(number)
             text = TextRange(path=file.path, begin=file.begin, end=None)
             with reading(file.path):
                 for offset, data in blocks(text, self._quoting, SAMPLE_NBYTES):
                     if len(_row_starts(data, self._quoting)):
-                        schema = infer_schema(data, layout, file.path, offset)
-                        return pa.schema([schema.field(name) for name in self._names[0]])
-        raise DataError(f"{self.files[0]} has no rows")
+                        yield file.path, number, offset, data
+
+    def sample(self, rows: int) -> pa.Table:
+        """The first ``rows`` rows, or those before one that the inferred types do not fit: ``read_as`` may."""
+        found, missing = [self.schema.empty_table()], rows
+        for path, number, offset, data in self._blocks():
+            try:
+                table = parse(data, self._layout(number), self.schema.names, path, offset).slice(0, missing)
+            except DataError:
+                if len(found) == 1:
+                    raise
+                break
+            found.append(table)
+            missing -= len(table)
+            if missing <= 0:
+                break
+        return pa.concat_tables(found)
 
     def _layout(self, number: int) -> Layout:
         return Layout(

@@ -150,7 +150,9 @@ class IndexedColumn:
             raise _DamagedError
 
     def _raw(self, page: _Page) -> pa.Buffer:
-        if self._codec is None or not page.compressed or not page.raw_nbytes:
+        if not page.raw_nbytes:
+            return page.body.slice(0, 0)  # nothing, though most codecs write some bytes for it
+        if self._codec is None or not page.compressed:
             return page.body
         return self._codec.decompress(page.body, decompressed_size=page.raw_nbytes)
 

@@ -67,7 +67,7 @@ class Categories:
 
         Raises:
             RowError: a number that is not finite.
-            DataError: a column's type is not that of a category.
+            DataError: a column's type is not that of a category, or an index is outside of its dictionary.
         """
         indexed = [place for place in columns if _is_indexed(place[2])]
         if indexed:
@@ -105,14 +105,16 @@ class Categories:
         for row, (_, _, array) in zip(indices, columns, strict=True):
             row[:] = _indices(array)
         places = np.array([c for c, _, _ in columns])
-        hashing.gather_keys(indices, known, begins, places, target)
+        outside = hashing.gather_keys(indices, known, begins, places, target)
+        if outside >= 0:
+            raise DataError(f"column {columns[outside][1]!r}: an index is outside of its dictionary")
 
     def _join(self, parts: list[Keys]) -> tuple[Keys, NDArray[np.int64]]:
-        """The keys of several dictionaries end to end, and where each begins; kept until one is another."""
+        """The keys of several dictionaries end to end, and their bounds; kept until one is another."""
         before, known, begins = self._joined
         if len(parts) != len(before) or not all(a is b for a, b in zip(parts, before, strict=True)):
             known = np.concatenate(parts)
-            begins = np.cumsum([0, *(len(part) for part in parts[:-1])])
+            begins = np.cumsum([0, *(len(part) for part in parts)])
             self._joined = (parts, known, begins)
         return known, begins
 

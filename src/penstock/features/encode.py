@@ -19,7 +19,7 @@ from penstock.features.arrays import as_numbers
 from penstock.features.categories import BIAS, Categories, key_of_missing, key_of_number, seed_of
 from penstock.features.memory import Memory
 from penstock.features.numeric import NumericColumns
-from penstock.features.spec import ColumnPlan, FeaturePlan
+from penstock.features.spec import ColumnPlan, FeaturePlan, is_list, unknown_column
 from penstock.kernels import hashing
 
 __all__ = ["Encoder"]
@@ -45,9 +45,9 @@ class Encoder:
 
     @property
     def columns(self) -> list[str]:
-        """Columns to read: those of the features, the label, weight and time."""
+        """Columns to read: those of the features, the label and the weight."""
         plan = self.plan
-        return list(dict.fromkeys(n for n in [*plan.inputs, plan.label, plan.weight, plan.time] if n))
+        return list(dict.fromkeys(n for n in [*plan.inputs, plan.label, plan.weight] if n is not None))
 
     def encode(self, batch: pa.RecordBatch, *, labelled: bool = True, memory: Memory | None = None) -> SparseBatch:
         """Keys of a record batch; without ``labelled``, labels are 0 and weights None.
@@ -124,7 +124,7 @@ class Encoder:
 
     def _list_keys(self, batch: pa.RecordBatch, column: ColumnPlan) -> _ListKeys:
         array = _get(batch, column.name)
-        if not pt.is_nested(array.type):
+        if not (is_list(array.type) or pt.is_map(array.type)):
             raise DataError(f"column {column.name!r} must be a {column.type}, its type is {array.type}")
         offsets, children, items = _children(array)
         try:
@@ -200,8 +200,6 @@ def _flat_target(n: int) -> hashing.Target:
 def _get(batch: pa.RecordBatch, name: str) -> pa.Array:
     index = batch.schema.get_field_index(name)
     if index < 0:
-        from penstock.features.spec import unknown_column
-
         raise unknown_column(name, batch.schema)
     return batch.column(index)
 

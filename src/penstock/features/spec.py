@@ -194,14 +194,14 @@ def _inferred_plan(column: pa.Field) -> ColumnPlan:
     kind: Kind = "standard" if pt.is_floating(column.type) or pt.is_decimal(column.type) else "categorical"
     if pt.is_map(column.type):
         kind = "map"
-    elif _is_list(column.type):
+    elif is_list(column.type):
         kind = "list"
     elif pt.is_nested(column.type):
         raise DataError(f"column {column.name!r}: a {column.type} cannot be a feature; flatten it, or ignore it")
     return ColumnPlan(name=column.name, kind=kind, type=str(column.type))
 
 
-def _is_list(type_: pa.DataType) -> bool:
+def is_list(type_: pa.DataType) -> bool:
     return bool(pt.is_list(type_) or pt.is_large_list(type_) or pt.is_fixed_size_list(type_))
 
 
@@ -242,7 +242,7 @@ def _with_constants(column: ColumnPlan, sample: pa.Table) -> ColumnPlan:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names) if len(names) < 6 else f"{', '.join(names[:3])} … {names[-1]} ({len(names)} columns)"
+    return ", ".join(names) if len(names) < 6 else f"{', '.join(names[:3])} ... {names[-1]} ({len(names)} columns)"
 
 
 def _kind_in_words(column: ColumnPlan) -> str:

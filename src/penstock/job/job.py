@@ -26,6 +26,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,20 +47,22 @@ __all__ = ["Data", "Job", "Output", "Training", "read_job"]
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """What to read. ``delimiter``, ``header`` and ``columns`` are for CSV and TSV."""
+    """What to read. All but ``train`` and ``format`` is for CSV and TSV; see ``CsvOptions``."""
 
     train: str | list[str]
     format: str | None = None
     delimiter: str | None = None
     header: bool = True
     columns: list[str] | None = None
+    null_values: list[str] = field(default_factory=list)
 
-    def open(self, data: str | list[str] | None = None) -> Source:
+    def open(self) -> Source:
         """A source with these options."""
         columns = tuple(self.columns) if self.columns is not None else None
-        csv = CsvOptions(delimiter=self.delimiter, header=self.header, columns=columns)
-        given = csv != CsvOptions()
-        return open_source(self.train if data is None else data, format=self.format, csv=csv if given else None)
+        csv = CsvOptions(
+            delimiter=self.delimiter, header=self.header, columns=columns, null_values=tuple(self.null_values)
+        )
+        return open_source(self.train, format=self.format, csv=csv if csv != CsvOptions() else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +196,7 @@ def read_job(path: str | Path) -> Job:
     """
     try:
         with Path(path).open("rb") as file:
-            return Job.from_dict(tomllib.load(file), str(path))
+            return Job.from_dict(_with_text_of_dates(tomllib.load(file)), str(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except ConfigError:
@@ -201,6 +204,14 @@ def read_job(path: str | Path) -> Job:
     except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
         shown = str(path) if str(path).isprintable() else repr(str(path))
         raise ConfigError(f"{shown}: not TOML: {' '.join(str(error).split())}") from error
+
+
+def _with_text_of_dates(job: dict[str, Any]) -> dict[str, Any]:
+    """TOML has a notation for times, so that one may stand there without quotes."""
+    train = job.get("train")
+    if isinstance(train, dict) and isinstance(train.get("holdout_after"), datetime.date):
+        return {**job, "train": {**train, "holdout_after": train["holdout_after"].isoformat()}}
+    return job
 
 
 def _numeric(spec: Mapping[str, Any]) -> Numeric:

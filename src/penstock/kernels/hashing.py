@@ -213,23 +213,30 @@ def integer_keys(numbers: Any, bitmap: Any, bit: int, column: Any, batch: Any, c
 
 
 @kernel
-def gather_keys(indices: Any, known: Any, begins: Any, places: Any, batch: Any) -> None:
+def gather_keys(indices: Any, known: Any, begins: Any, places: Any, batch: Any) -> int:
     """Keys of N dictionary columns: that of row i and column j is ``known[begins[j] + indices[j, i]]``.
 
+    Returns the first column of which an index is outside of its dictionary, or -1.
+
     Args:
-        indices: i32[N, B], not checked
+        indices: i32[N, B]
         known: keys of all dictionaries, end to end
-        begins: i64[N], where in ``known`` each begins
+        begins: i64[N + 1], where in ``known`` each begins, and the last ends
         places: i64[N], where each column stands in an example
         batch: ``Target``
     """
     starts, table = pointer(batch.starts), pointer(known)
     keys = pointer(batch.keys)
-    for j in range(begins.size):
+    for j in range(places.size):
         begin, place, column = begins[j], places[j], indices[j]
+        size = np.uint64(begins[j + 1] - begin)
         # Column by column: a dictionary's keys stay in the second-level cache. Row by row takes twice as long.
         for i in range(batch.starts.size):
-            keys[starts[i] + place] = table[begin + column[i]]
+            index = column[i]
+            if np.uint64(index) >= size:  # below 0 is very large
+                return j
+            keys[starts[i] + place] = table[begin + index]
+    return -1
 
 
 @kernel

@@ -24,14 +24,14 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penstock.errors import ModelError, PenstockError, StorageError
+from penstock.errors import ConfigError, ModelError, PenstockError, StorageError
 from penstock.features import FeaturePlan
 from penstock.models.linear import Linear
 from penstock.optim import optimizer_from_dict
 from penstock.table import Table
 from penstock.version import __version__
 
-__all__ = ["FORMAT_VERSION", "load_model", "read_manifest", "save_model", "write_atomically"]
+__all__ = ["FORMAT_VERSION", "check_not_foreign", "load_model", "read_manifest", "save_model", "write_atomically"]
 
 FORMAT = "penstock-model"
 FORMAT_VERSION = 1
@@ -51,6 +51,7 @@ def save_model(model: Linear, path: str | Path, *, progress: dict[str, Any] | No
     root = Path(path)
     with _storage_errors(root):
         root.mkdir(parents=True, exist_ok=True)
+        check_not_foreign(root)
         version = _next_version(root)
         folder = root / f"v{version:06d}"
         try:
@@ -73,11 +74,13 @@ def save_model(model: Linear, path: str | Path, *, progress: dict[str, Any] | No
                     }
                     for name, table in model.tables().items()
                 },
-                "names": _write_names(model.name_features(), folder),
+                # The strongest features are those at the end of the run.
+                "names": _write_names(model.names if progress is not None else model.name_features(), folder),
                 **model.metadata,
             }
             if progress is not None:
                 manifest["progress"] = progress
+            _sync_folder(folder)
             write_atomically(root / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest), indent=1))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -131,6 +134,18 @@ def read_manifest(root: str | Path) -> dict[str, Any]:
             f"this one reads up to {FORMAT_VERSION}"
         )
     return manifest
+
+
+def check_not_foreign(root: Path) -> None:
+    """No other program's ``manifest.json`` stands there, to be overwritten.
+
+    Raises:
+        ConfigError: one does.
+    """
+    with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+        manifest = msgspec.json.decode((root / "manifest.json").read_bytes())
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise ConfigError(f"{root}: has a manifest.json of something else; name another folder for the model")
 
 
 def write_atomically(file: Path, data: bytes) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.batch import Floats, SparseBatch
-from penstock.errors import ConfigError, DataError
+from penstock.errors import ConfigError, DataError, RowError
 from penstock.features import Encoder, FeaturePlan, Features
 from penstock.optim import FTRL, Optimizer
 from penstock.table import SEGMENTS, Table
@@ -143,12 +143,15 @@ class Linear:
                     f"cannot predict for a {type(data).__name__}; allowed: an Arrow table or record batch, "
                     "a pandas or Polars data frame"
                 ) from error
-        encoder = Encoder(self.plan)
-        parts = [
-            self.predict_batch(encoder.encode(batch, labelled=False))
-            for batch in data.combine_chunks().to_batches(max_chunksize=4096)
-        ]
-        return np.concatenate([np.empty(0, np.float32), *parts])
+        encoder, begin = Encoder(self.plan), 0
+        parts = [np.empty(0, np.float32)]
+        for batch in data.combine_chunks().to_batches(max_chunksize=4096):
+            try:
+                parts.append(self.predict_batch(encoder.encode(batch, labelled=False)))
+            except RowError as error:
+                raise RowError(begin + error.row, error.message) from error
+            begin += len(batch)
+        return np.concatenate(parts)
 
     def predict_batch(self, batch: SparseBatch) -> Floats:
         """Probabilities f32[B]."""

@@ -8,6 +8,7 @@ model/.lock                     held while a run writes here
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 
 from penstock.errors import ConfigError, FolderBusy, ModelError, StorageError
 from penstock.models import Linear, load_model, read_manifest, save_model
+from penstock.models.folder import check_not_foreign
 
 __all__ = ["RunFolder"]
 
@@ -48,6 +50,7 @@ class RunFolder:
         return self.path / "checkpoint"
 
     def __enter__(self) -> RunFolder:
+        check_not_foreign(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -61,8 +64,10 @@ class RunFolder:
             raise FolderBusy(
                 f"{self.path}: another run writes here (process {holder}); wait for it, or name another folder"
             ) from error
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        # Who holds the lock is for messages alone: a disk that is full of all but that is no reason to stop.
+        with contextlib.suppress(OSError):
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         self._lock = lock
         return self
 
@@ -75,8 +80,7 @@ class RunFolder:
             self._lock = None
 
     def begin(self) -> None:
-        """Forget what an earlier run left unfinished."""
-        shutil.rmtree(self.checkpoint, ignore_errors=True)
+        """Forget what an earlier run reported; its checkpoint stays until there is a newer one, or the model."""
         self.progress.unlink(missing_ok=True)
 
     def save_checkpoint(self, model: Linear, progress: dict[str, Any]) -> None:

@@ -30,10 +30,11 @@ from penstock.train.holdout import Holdout
 from penstock.train.learners import Hogwild, Learner, MiniBatches
 from penstock.train.progress import JsonLines, Progress, Report, Reporter, reporter_for
 from penstock.train.scoring import evaluate_stream
-from penstock.train.stream import Encoded, EncodedStream, Keep
+from penstock.train.stream import Encoded, EncodedStream, Keep, read_for
 
 __all__ = ["Online", "Run", "fit"]
 
+MINIBATCH_MAX = 1 << 16
 SAMPLE_ROWS = 16_384
 """Rows that fix standardisation constants and name features."""
 
@@ -43,7 +44,8 @@ class Online:
     """Learn in one process: example by example, or in mini-batches.
 
     ``threads`` > 1 learn on one table at once, without locks (Niu et al. 2011, "Hogwild!"). ``minibatch`` sums
-    the gradients of so many consecutive examples before each update, as the parameter server does.
+    the gradients of so many consecutive examples before each update, as the parameter server does; a chunk of the
+    source (a row group, 8 MiB of text) may end with fewer.
     """
 
     threads: int = 1
@@ -52,10 +54,17 @@ class Online:
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise ConfigError(f"threads must be >= 1, got {self.threads}")
-        if self.minibatch is not None and self.minibatch < 1:
-            raise ConfigError(f"minibatch must be >= 1, got {self.minibatch}")
+        if self.minibatch is not None and not 1 <= self.minibatch <= MINIBATCH_MAX:
+            raise ConfigError(f"minibatch must be 1 to {MINIBATCH_MAX:,}, got {self.minibatch}")
         if self.minibatch is not None and self.threads > 1:
             raise ConfigError("minibatch learns in one thread; give either minibatch or threads")
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows of a batch that a learner is given: of whole mini-batches, and enough for every thread."""
+        if self.minibatch is not None:
+            return self.minibatch * max(1, BATCH_ROWS // self.minibatch)
+        return BATCH_ROWS * self.threads
 
     def learner(self, model: Linear) -> Learner:
         """What learns so; a context."""
@@ -122,15 +131,18 @@ def fit(
         Interrupted: after the checkpoint was written.
     """
     strategy = strategy if strategy is not None else Online()
-    if isinstance(holdout, float):
+    if isinstance(holdout, int | float):
         holdout = Holdout(fraction=holdout)
     if passes < 1:
         raise ConfigError(f"passes must be >= 1, got {passes}")
     if resume and output is None:
         raise ConfigError("resume needs the output folder of the interrupted run")
     source = data if isinstance(data, Source) else open_source(data)
-    if passes > 1 and not source.repeatable:
-        raise ConfigError(f"{passes} passes need data that can be read again; this is an iterator")
+    if not source.repeatable and (passes > 1 or holdout is not None):
+        what = f"{passes} passes" if passes > 1 else "a hold-out"
+        raise ConfigError(f"{what}: data must be readable again, got an iterator; allowed: a list, a table, files")
+    if resume and output is not None:
+        RunFolder(output).read_checkpoint()
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(RunFolder(output)) if output is not None else None
         trainer = _Trainer(model, source, strategy, passes, holdout, folder, readers, job)
@@ -168,7 +180,7 @@ class _Trainer:
         sample = source.sample(SAMPLE_ROWS)
         self.plan = model.resolve(sample)
         model.keep_sample(sample)
-        self.source = source.read_as(self.plan.read_types)
+        self.source = read_for(source, self.plan)
         self.learnt: Keep | None = None
         self.held_out: Keep | None = None
         if holdout is not None:
@@ -199,7 +211,9 @@ class _Trainer:
                 f"{self.folder.path}: cannot resume: optimizer was {loaded.optimizer}, is {self.model.optimizer}"
             )
         if loaded.plan != self.plan:
-            raise ModelError(f"{self.folder.path}: cannot resume: features were {loaded.plan}, are {self.plan}")
+            was, is_ = loaded.plan.to_dict() if loaded.plan else {}, self.plan.to_dict()
+            name = next(name for name in is_ if was.get(name) != is_[name])
+            raise ModelError(f"{self.folder.path}: cannot resume: features differ in {name!r} from those before")
         self.model.table = loaded.table
         self.state = msgspec.convert(saved["state"], _State)
         self.metrics = BinaryMetrics.from_state(saved["metrics"])
@@ -249,10 +263,11 @@ class _Trainer:
                 raise DataError("there are no rows to learn from")
             progress.tick(self.state.work, len(self.model.table), self.model.table.nbytes, final=True)
             seconds = progress.seconds
-        held = self._evaluate_holdout()
-        self.model.metadata = self._metadata(held, seconds)
-        if self.folder is not None:
-            self.folder.finish(self.model)
+            held = self._evaluate_holdout(progress)
+            self.model.metadata = self._metadata(held, seconds)
+            if self.folder is not None:
+                # A signal that comes now is too late to be of use: the model is there before it could be.
+                self.folder.finish(self.model)
         return Run(
             model=self.model,
             metrics=self.metrics.scores(),
@@ -269,7 +284,8 @@ class _Trainer:
             start=(self.state.chunk, self.state.row),
             keep=self.learnt,
             readers=self.readers,
-            batch_rows=BATCH_ROWS * self.strategy.threads,
+            batch_rows=self.strategy.batch_rows,
+            extra_columns=self._times(),
         )
         with stream:
             yield from stream
@@ -279,14 +295,14 @@ class _Trainer:
         if len(batch):
             out = np.empty(len(batch), np.float32)
             learner.learn(batch, out)
+            if not np.isfinite(out).all():
+                bad = int(np.flatnonzero(~np.isfinite(out))[0])
+                raise DataError(
+                    f"training diverged near {item.chunk.locate(item.row)}: got probability {out[bad]}, "
+                    "allowed: 0 to 1; lower the learning rate, or standardise numbers"
+                )
             if self.state.pass_ == 0:
-                try:
-                    self.metrics.update(out, batch.labels, batch.weights)
-                except DataError as error:
-                    where = item.chunk.locate(item.row)
-                    raise DataError(
-                        f"training diverged at {where}: {error}; lower the learning rate, or standardise numbers"
-                    ) from error
+                self.metrics.update(out, batch.labels, batch.weights)
         state = self.state
         state.rows += len(batch)
         state.chunk, state.row = (
@@ -354,11 +370,23 @@ class _Trainer:
             for each, handler in before.items():
                 signal.signal(each, handler)
 
-    def _evaluate_holdout(self) -> Scores | None:
+    def _evaluate_holdout(self, progress: Progress) -> Scores | None:
         if self.held_out is None:
             return None
-        stream = EncodedStream(self.source, self.plan, keep=self.held_out, readers=self.readers)
-        return evaluate_stream(self.model, stream).scores()
+
+        def check() -> None:
+            if self._stop_by is not None:
+                self._interrupt(progress)
+
+        stream = EncodedStream(
+            self.source, self.plan, keep=self.held_out, readers=self.readers, extra_columns=self._times()
+        )
+        return evaluate_stream(self.model, stream, after_each=check).scores()
+
+    def _times(self) -> tuple[str, ...]:
+        """The column that the hold-out looks at."""
+        by_time = self.holdout is not None and self.holdout.after is not None
+        return (self.plan.time,) if by_time and self.plan.time is not None else ()
 
     def _metadata(self, held: Scores | None, seconds: float) -> dict[str, Any]:
         return {

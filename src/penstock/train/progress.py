@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import sys
@@ -115,7 +116,10 @@ class Lines(_Plain):
 
 
 class JsonLines(_Plain):
-    """Appends every report to a file of the run's folder, for plots and for other programs."""
+    """Appends every report to a file of the run's folder, for plots and for other programs.
+
+    Where it cannot be written (a full disk) the run goes on without.
+    """
 
     interval_s = 0.5
 
@@ -124,7 +128,7 @@ class JsonLines(_Plain):
 
     def report(self, report: Report) -> None:
         """Write a line."""
-        with self._path.open("a", encoding="utf-8") as file:
+        with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(report.to_json()) + "\n")
 
 
@@ -188,6 +192,15 @@ def reporter_for(show: bool | None) -> Reporter | None:
     return Bar() if terminal else Lines(sys.stderr)
 
 
+@dataclass
+class _Pace:
+    """A reporter, and when and with which metrics it was last called."""
+
+    reporter: Reporter
+    then: BinaryMetrics
+    last_s: float = 0.0
+
+
 class Progress:
     """Counts a run's rows and passes reports on to reporters, each at its own pace."""
 
@@ -198,8 +211,7 @@ class Progress:
         """Of the interrupted run that this one resumes."""
         self._size = size
         self._began_s = time.perf_counter()
-        self._reporters = [(reporter, [0.0]) for reporter in reporters]
-        self._then = metrics.copy()
+        self._reporters = [_Pace(reporter, metrics.copy()) for reporter in reporters]
 
     @property
     def seconds(self) -> float:
@@ -209,19 +221,17 @@ class Progress:
     def tick(self, work_done: float, features: int, nbytes: int, *, final: bool = False) -> None:
         """Report where it is time to, or ``final``."""
         now = time.perf_counter()
-        due = [(r, last) for r, last in self._reporters if final or now - last[0] >= r.interval_s]
-        if not due:
-            return
-        report = Report(
-            seconds=self.seconds,
-            rows=self.rows,
-            done=min(1.0, work_done / self._size) if self._size else None,
-            scores=self.metrics.scores(),
-            recent=self.metrics.since(self._then).scores(),
-            features=features,
-            table_nbytes=nbytes,
-        )
-        self._then = self.metrics.copy()
-        for reporter, last in due:
-            reporter.report(report)
-            last[0] = now
+        for pace in self._reporters:
+            if not final and now - pace.last_s < pace.reporter.interval_s:
+                continue
+            report = Report(
+                seconds=self.seconds,
+                rows=self.rows,
+                done=min(1.0, work_done / self._size) if self._size else None,
+                scores=self.metrics.scores(),
+                recent=self.metrics.since(pace.then).scores(),
+                features=features,
+                table_nbytes=nbytes,
+            )
+            pace.then, pace.last_s = self.metrics.copy(), now
+            pace.reporter.report(report)

@@ -12,10 +12,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from penstock.data import Source, open_source
-from penstock.errors import ConfigError, StorageError
+from penstock.errors import ConfigError, DataError, StorageError
+from penstock.features import unknown_column
 from penstock.metrics import BinaryMetrics
 from penstock.models import Linear
-from penstock.train.stream import EncodedStream
+from penstock.train.stream import EncodedStream, read_for
 
 __all__ = ["evaluate", "evaluate_stream", "predict_to_file"]
 
@@ -30,13 +31,16 @@ def evaluate(model: Linear, data: Any, *, readers: int | None = None) -> BinaryM
     return evaluate_stream(model, _stream(model, data, labelled=True, readers=readers))
 
 
-def evaluate_stream(model: Linear, stream: EncodedStream) -> BinaryMetrics:
-    """Metrics of the model on encoded batches."""
+def evaluate_stream(
+    model: Linear, stream: EncodedStream, after_each: Callable[[], None] = lambda: None
+) -> BinaryMetrics:
+    """Metrics of the model on encoded batches; ``after_each`` of them is called."""
     metrics = BinaryMetrics()
     with stream:
         for item in stream:
             if len(item.batch):
                 metrics.update(model.predict_batch(item.batch), item.batch.labels, item.batch.weights)
+            after_each()
     return metrics
 
 
@@ -54,19 +58,26 @@ def predict_to_file(
     The file (``.parquet`` or ``.csv``) appears when it is complete.
 
     Raises:
-        ConfigError: another ending, or a column to keep that is called ``score``.
+        ConfigError: another ending, a URL, a column to keep that is called ``score`` or that CSV cannot hold.
         DataError: as ``evaluate``; labels are not needed.
         StorageError: the file cannot be written.
     """
-    path = Path(output)
+    if "://" in str(output):
+        raise ConfigError(f"{output}: scores are written to a local disk; copy the file from there")
+    path, keep = Path(output), tuple(dict.fromkeys(keep))
     if path.suffix not in (".parquet", ".csv"):
         raise ConfigError(f"{output}: scores are written as .parquet or .csv")
     if "score" in keep:
         raise ConfigError("a column called 'score' cannot be kept beside the scores")
     source = data if isinstance(data, Source) else open_source(data)
     stream = _stream(model, source, labelled=False, readers=readers, extra=keep)
-    fields = [source.schema.field(name) for name in keep] if not _missing(keep, source) else []
-    schema = pa.schema([*(_plain(field) for field in fields), pa.field("score", pa.float32())])
+    fields = [_plain(stream.source.schema.field(name)) for name in keep]
+    for field in fields:
+        if path.suffix == ".csv" and pa.types.is_nested(field.type):
+            raise ConfigError(
+                f"column {field.name!r} of type {field.type} cannot be kept in a .csv; allowed: .parquet"
+            )
+    schema = pa.schema([*fields, pa.field("score", pa.float32())])
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     rows = 0
     try:
@@ -81,6 +92,8 @@ def predict_to_file(
         temporary.replace(path)
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: a column cannot be kept: {' '.join(str(error).split())}") from error
     finally:
         temporary.unlink(missing_ok=True)
     return rows
@@ -95,23 +108,16 @@ def _stream(
     wanted = [*model.plan.inputs, *extra]
     if labelled:
         wanted += [name for name in (model.plan.label, model.plan.weight) if name]
-    _missing(tuple(wanted), source)
+    for name in wanted:
+        if name not in source.schema.names:
+            raise unknown_column(name, source.schema)
     return EncodedStream(
-        source.read_as(model.plan.read_types),
+        read_for(source, model.plan),
         model.plan,
         labelled=labelled,
         readers=readers,
         extra_columns=extra,
     )
-
-
-def _missing(names: tuple[str, ...], source: Source) -> bool:
-    from penstock.features import unknown_column
-
-    for name in names:
-        if name not in source.schema.names:
-            raise unknown_column(name, source.schema)
-    return False
 
 
 def _plain(field: pa.Field) -> pa.Field:

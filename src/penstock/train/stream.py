@@ -17,11 +17,12 @@ from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.types as pt
 from numpy.typing import NDArray
 
 from penstock.batch import SparseBatch
 from penstock.data import BATCH_ROWS, Chunk, Source
-from penstock.errors import DataError, RowError
+from penstock.errors import ConfigError, DataError, RowError
 from penstock.features import Encoder, FeaturePlan
 from penstock.features.memory import Memory
 
@@ -31,7 +32,7 @@ Keep = Callable[[pa.RecordBatch, Chunk, int], NDArray[np.bool_]]
 """Which rows of a record batch to take, given its chunk and the number of its first row there."""
 
 _DEPTH = 8
-"""Encoded batches that wait in a lane at most."""
+"""Encoded batches of ``BATCH_ROWS`` that wait in a lane at most; of larger ones fewer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,18 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def read_for(source: Source, plan: FeaturePlan) -> Source:
+    """The source with columns read as the plan wants them, where the format leaves a choice (CSV).
+
+    A label or weight that begins with integers may go on with fractions.
+    """
+    types = dict(plan.read_types)
+    for name in (plan.label, plan.weight):
+        if name is not None and name in source.schema.names and pt.is_integer(source.schema.field(name).type):
+            types[name] = pa.float64()
+    return source.read_as({name: type_ for name, type_ in types.items() if name in source.schema.names})
+
+
 class EncodedStream:
     """Iterate over it once, in a ``with``: leaving it stops the threads, wherever they are."""
 
@@ -72,12 +85,14 @@ class EncodedStream:
         extra_columns: tuple[str, ...] = (),
     ) -> None:
         """Begin at ``start`` (chunk, row of it), taking the rows that ``keep`` says (all where None)."""
-        self._source = source
+        self.source = source
         self._plan = plan
         self._labelled = labelled
         self._start = start
         self._keep = keep
         self._readers = readers if readers is not None else available_cores()
+        if self._readers < 1:
+            raise ConfigError(f"readers must be >= 1, got {readers}")
         self._batch_rows = batch_rows
         wanted = Encoder(plan).columns if labelled else plan.inputs
         self._columns = list(dict.fromkeys([*wanted, *extra_columns]))
@@ -106,7 +121,7 @@ class EncodedStream:
 
     def __iter__(self) -> Iterator[Encoded]:
         first, skip = self._start
-        chunks = self._source.chunks(first)
+        chunks = self.source.chunks(first)
         # One chunk more than threads, so that none waits until the consumer has emptied a lane.
         for _ in range(self._readers + 1):
             self._hand_out(chunks, skip)
@@ -126,7 +141,9 @@ class EncodedStream:
     def _hand_out(self, chunks: Iterator[Chunk], skip: int) -> None:
         chunk = next(chunks, None)
         if chunk is not None:
-            lane: queue.Queue[Encoded | BaseException | None] = queue.Queue(_DEPTH)
+            lane: queue.Queue[Encoded | BaseException | None] = queue.Queue(
+                max(1, min(_DEPTH, _DEPTH * BATCH_ROWS // self._batch_rows))
+            )
             self._lanes.append((lane, self._pool.submit(self._fill, lane, chunk, skip)))
 
     def _fill(self, lane: queue.Queue[Encoded | BaseException | None], chunk: Chunk, skip: int) -> None:
