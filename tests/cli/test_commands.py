@@ -299,3 +299,79 @@ def test_help_is_quick_because_it_imports_little() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     for heavy in ("numba", "numpy", "pyarrow", "rich"):
         assert f"'{heavy}'" not in loaded
+
+
+def test_the_folder_of_make_clicks_is_data(penstock: Penstock) -> None:
+    assert penstock("make-clicks", "clicks", "--rows", "2000")[0] == 0
+    status, out, err = penstock("train", "clicks", "--label", "clicked", "-o", "m")
+    assert status == 0, err
+    # Times are no features unless they are named; that is said.
+    assert "not used: time" in out
+
+
+def test_names_and_values_that_look_like_markup_are_shown_as_they_are(penstock: Penstock) -> None:
+    rows = ["label,[/q],[red]c"] + [f"{i % 2},[/x]{i % 2},[b]{i % 2}" for i in range(40)]
+    Path("a.csv").write_text("\n".join(rows) + "\n")
+    status, out, err = penstock("train", "a.csv", "-o", "m[i]")
+    assert status == 0 and "[/q], [red]c" in out and "model in m[i]" in out, err
+    status, out, err = penstock("inspect", "m[i]")
+    assert status == 0 and "[/q]=[/x]1" in out and "[red]c=[b]1" in out, err
+
+
+def test_what_pandas_writes_with_its_index(penstock: Penstock) -> None:
+    Path("a.csv").write_text(",label,c\n" + "".join(f"{i},{i % 2},v{i % 2}\n" for i in range(20)))
+    status, _, err = penstock("train", "a.csv", "-o", "m")
+    assert status == 0, err
+
+
+def test_csv_columns_that_change_their_look_behind_the_first_rows(
+    penstock: Penstock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.data.delimited.SAMPLE_NBYTES", 2000)
+    first = "".join(f"{i % 2},{i},{i},1\n" for i in range(500))
+    Path("a.csv").write_text("label,id,x,w\n" + first + "1.0,abc,1.5,0.5\n")
+    columns = ["--categorical", "id", "--numeric", "x", "--weight", "w"]
+    status, _, err = penstock("train", "a.csv", *columns, "-o", "m")
+    assert status == 0, err
+    status, _, err = penstock("predict", "m", "a.csv", "-o", "s.csv", "--keep", "id,id")
+    assert status == 0, err
+    assert pa.csv.read_csv("s.csv")["id"].to_pylist()[-1] == "abc"
+
+
+def test_kept_columns_keep_their_leading_zeros(penstock: Penstock) -> None:
+    Path("a.csv").write_text("label,id\n" + "".join(f"{i % 2},{i:04}\n" for i in range(50)))
+    assert penstock("train", "a.csv", "--categorical", "id", "-o", "m")[0] == 0
+    assert penstock("predict", "m", "a.csv", "-o", "s.csv", "--keep", "id")[0] == 0
+    assert Path("s.csv").read_text().splitlines()[1].startswith('"0000",')
+
+
+def test_texts_that_mean_missing(penstock: Penstock) -> None:
+    Path("a.csv").write_text("label,x\n" + "".join(f"{i % 2},{'NA' if i % 3 else i / 2}\n" for i in range(60)))
+    status, out, err = penstock("train", "a.csv", "-o", "m", "--null", "NA")
+    assert status == 0 and "number, standardised" in out, err
+
+
+def test_times_are_needed_only_for_a_hold_out_by_time(penstock: Penstock) -> None:
+    rows = "".join(f"{i % 2},v{i % 3},{i}\n" for i in range(60))
+    Path("a.csv").write_text("label,c,t\n" + rows)
+    status, _, err = penstock("train", "a.csv", "--time", "t", "--holdout-after", "50", "-o", "m")
+    assert status == 0, err
+    Path("b.csv").write_text("label,c\n" + "".join(f"{i % 2},v{i % 3}\n" for i in range(60)))
+    status, _, err = penstock("evaluate", "m", "b.csv")
+    assert status == 0, err
+
+
+@pytest.mark.parametrize("readers", ["0", "-1"])
+def test_readers_are_counted_from_one(penstock: Penstock, clicks: Path, readers: str) -> None:
+    message = f"readers must be >= 1, got {readers}"
+    fails(penstock("train", clicks, "--label", "clicked", "-o", "m", "--readers", readers), message)
+
+
+def test_a_job_file_says_itself_how_files_are_read(penstock: Penstock) -> None:
+    Path("job.toml").write_text('[data]\ntrain = "a.csv"\n')
+    fails(penstock("train", "job.toml", "--delimiter", ";"), "[data] section")
+
+
+def test_nothing_to_resume_in_a_new_folder(penstock: Penstock, clicks: Path) -> None:
+    fails(penstock("train", clicks, "--label", "clicked", "--resume", "-o", "new"), "nothing to resume")
+    assert not Path("new").exists()

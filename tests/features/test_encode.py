@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.batch import SparseBatch
+from penstock.errors import DataError
 from penstock.features import ColumnPlan, Encoder, FeaturePlan, Features, Numeric
 
 
@@ -458,3 +459,21 @@ def test_names_of_keys(oracle):
     late = oracle.key("site", "b")
     assert encoder.name_keys(batch.slice(0, 2), np.array([late], np.uint64)) == {}
     assert encoder.name_keys(batch.slice(2), np.array([late], np.uint64)) == {late: "site=b"}
+
+
+@pytest.mark.parametrize("indices", [[0, 2, 1], [0, -1, 1], [0, 10**9, 1]])
+def test_an_index_outside_of_its_dictionary_is_refused(indices):
+    # Arrow makes such an array when it is asked not to look.
+    array = pa.DictionaryArray.from_arrays(pa.array(indices, pa.int32()), pa.array(["a", "b"]), safe=False)
+    with pytest.raises(DataError, match="column 'c': an index is outside of its dictionary"):
+        Encoder(plan_of(c="categorical")).encode(pa.record_batch({"c": array}), labelled=False)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [pa.array([["a"], ["b"]], pa.list_view(pa.string())), pa.array([{"a": 1}, {"a": 2}]), pa.array(["a", "b"])],
+    ids=["list view", "struct", "text"],
+)
+def test_a_list_column_that_came_as_something_else(array):
+    with pytest.raises(DataError, match="column 'c' must be a "):
+        Encoder(plan_of(c="list")).encode(pa.record_batch({"c": array}), labelled=False)

@@ -301,3 +301,100 @@ def test_settings_are_checked(clicks: Path, settings: dict[str, Any], message: s
 def test_strategies_are_checked(settings: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
         ps.Online(**settings)
+
+
+def test_ctrl_c_in_the_hold_out_leaves_a_checkpoint_too(
+    clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    want = ps.fit(ps.Linear(features()), str(clicks), holdout=0.5, output=tmp_path / "want")
+    predict = Linear.predict_batch
+
+    def interrupted(self: Linear, batch: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return predict(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Linear, "predict_batch", interrupted)
+        with pytest.raises(Interrupted, match=r"Ctrl-C.*--resume -o"):
+            ps.fit(ps.Linear(features()), str(clicks), holdout=0.5, output=tmp_path / "got")
+    got = ps.fit(ps.Linear(features()), str(clicks), holdout=0.5, output=tmp_path / "got", resume=True)
+    assert_same_model(got.model, want.model)
+    assert (got.metrics, got.holdout) == (want.metrics, want.holdout)
+
+
+def test_ctrl_c_while_the_model_is_saved_comes_too_late(
+    clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = RunFolder.finish
+
+    def interrupted(self: RunFolder, model: Linear) -> None:
+        signal.raise_signal(signal.SIGINT)
+        finish(self, model)
+
+    monkeypatch.setattr(RunFolder, "finish", interrupted)
+    run = ps.fit(ps.Linear(features()), str(clicks), output=tmp_path / "m")
+    assert_same_model(ps.load(tmp_path / "m"), run.model)
+
+
+def test_checkpoints_on_the_way_change_nothing_in_the_model(clicks: Path, tmp_path: Path) -> None:
+    for name, every_s in (("without", None), ("with", 1e-9)):
+        ps.fit(ps.Linear(features()), str(clicks), output=tmp_path / name, checkpoint_every_s=every_s)
+    found = [{p.name: p.read_bytes() for p in (tmp_path / n / "v000001").iterdir()} for n in ("without", "with")]
+    assert found[0] == found[1] and "names.parquet" in found[0]
+
+
+def test_divergence_in_a_later_pass_is_noticed() -> None:
+    table = pa.table({"label": [0, 1] * 30, "x": [float(i) for i in range(60)]})
+    spec = ps.Features(numeric=[ps.Numeric(name="x", how="raw")])
+    model = ps.Linear(spec, optimizer=ps.SGD(alpha=1.0, l2=3.0))
+    with pytest.raises(DataError, match="training diverged near table row 0"):
+        ps.fit(model, table, passes=200)
+
+
+def test_a_hold_out_of_an_iterator_is_refused_before_anything_is_learnt(clicks: Path) -> None:
+    batches = iter(pq.read_table(clicks).to_batches())
+    with pytest.raises(ConfigError, match="a hold-out: data must be readable again, got an iterator"):
+        ps.fit(ps.Linear(features()), batches, holdout=0.1)
+    next(batches)
+
+
+def test_recent_rows_of_all_reports_add_up(clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(online.JsonLines, "interval_s", 0.0)
+    ps.fit(ps.Linear(features()), str(clicks), output=tmp_path / "m")
+    lines = [json.loads(line) for line in (tmp_path / "m" / "progress.jsonl").read_text().splitlines()]
+    assert len(lines) > 3 and sum(line["recent"]["rows"] for line in lines) == 20_000
+
+
+def test_mini_batches_larger_than_a_read_are_whole(clicks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    gradients = Linear.gradients
+
+    def noted(self: Linear, rows: Any, index: Any, batch: Any, out: Any) -> Any:
+        sizes.append(len(batch))
+        return gradients(self, rows, index, batch, out)
+
+    monkeypatch.setattr(Linear, "gradients", noted)
+    ps.fit(ps.Linear(features()), pq.read_table(clicks), strategy=ps.Online(minibatch=9000))
+    # Eight rows were learnt before the clock started.
+    assert sizes[1:] == [9000, 9000, 2000]
+
+
+def test_another_program_s_manifest_is_left_alone(clicks: Path, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "an app"}')
+    with pytest.raises(ConfigError, match=r"has a manifest\.json of something else"):
+        ps.fit(ps.Linear(features()), str(clicks), output=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_run_begun_anew_keeps_the_checkpoint_before_until_it_has_one(
+    clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        _InterruptAt(patch, 5000)
+        with pytest.raises(Interrupted):
+            ps.fit(ps.Linear(features()), str(clicks), output=tmp_path / "m")
+    table = pq.read_table(clicks)
+    bad = table.set_column(table.schema.get_field_index("clicked"), "clicked", pa.array([7] * len(table)))
+    with pytest.raises(DataError, match="allowed: 0 or 1"):
+        ps.fit(ps.Linear(features()), bad, output=tmp_path / "m")
+    assert ps.fit(ps.Linear(features()), str(clicks), output=tmp_path / "m", resume=True).rows == 20_000
