@@ -398,3 +398,26 @@ def test_a_run_begun_anew_keeps_the_checkpoint_before_until_it_has_one(
     with pytest.raises(DataError, match="allowed: 0 or 1"):
         ps.fit(ps.Linear(features()), bad, output=tmp_path / "m")
     assert ps.fit(ps.Linear(features()), str(clicks), output=tmp_path / "m", resume=True).rows == 20_000
+
+
+@pytest.mark.parametrize(
+    "progress", [{}, {"settings": []}, {"settings": {}, "state": {"chunk": "x"}, "metrics": {}}]
+)
+def test_a_damaged_checkpoint_is_one_line(clicks: Path, tmp_path: Path, progress: dict[str, Any]) -> None:
+    from penstock.models import save_model
+
+    model = ps.fit(ps.Linear(features()), str(clicks)).model
+    save_model(model, tmp_path / "m" / "checkpoint", progress=progress)
+    with pytest.raises(ModelError, match=r"checkpoint|cannot resume"):
+        ps.fit(ps.Linear(features()), str(clicks), output=tmp_path / "m", resume=True)
+
+
+def test_ctrl_c_before_anything_was_learnt_leaves_a_checkpoint(
+    clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        _InterruptAt(patch, 0)
+        with pytest.raises(Interrupted):
+            ps.fit(
+                ps.Linear(features()), str(clicks), holdout=ps.Holdout(after="2000-01-01"), output=tmp_path / "m"
+            )

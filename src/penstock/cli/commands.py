@@ -291,9 +291,10 @@ def inspect(model: str, top: int, as_json: bool) -> None:
     facts.add_row("version", f"{manifest['version']}, {manifest['created']}, Penstock {manifest['code_version']}")
     lineage = manifest.get("lineage")
     if lineage:
-        sources = lineage["files"]
-        facts.add_row("learnt from", f"{lineage['rows']:,} rows of {_some(sources) or 'data in memory'}")
-        facts.add_row("settings", ", ".join(f"{k} {_plain(v)}" for k, v in lineage["settings"].items() if v))
+        sources = lineage.get("files", [])
+        facts.add_row("learnt from", f"{lineage.get('rows', 0):,} rows of {_some(sources) or 'data in memory'}")
+        settings = lineage.get("settings", {}).items()
+        facts.add_row("settings", ", ".join(f"{k} {_plain(v)}" for k, v in settings if v))
     console.print(facts)
     _print_plan(console, loaded.plan)
     metrics = manifest.get("metrics") or {}

@@ -44,7 +44,7 @@ def reading(path: str) -> Iterator[None]:
         raise ConfigError(f"{path}: {_one_line(error)}") from error
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read: {_one_line(error)}") from error
     except Exception as error:
         # File systems behind fsspec raise what their clients raise, in no common tree.

@@ -22,8 +22,11 @@ from penstock.kernels.parquet import HEADER, MALFORMED, decode_dictionary, decod
 
 __all__ = ["CODECS", "IndexedColumn", "indexed_column"]
 
-CODECS = {"UNCOMPRESSED": None, "SNAPPY": "snappy", "GZIP": "gzip", "ZSTD": "zstd", "BROTLI": "brotli"}
+CODECS = {"UNCOMPRESSED": None, "SNAPPY": "snappy", "GZIP": "gzip", "ZSTD": "zstd"}
+"""Those of which it can be told whether all of a page was there."""
 PAGES_MAX = 1 << 16
+NBYTES_MAX = (1 << 31) - 1
+"""Of a page: offsets into its text are i32."""
 
 # Places in a header as ``list_pages`` leaves it: fields of parquet.thrift's PageHeader and of the structs in it.
 _TYPE, _RAW_NBYTES, _BODY_AT, _BODY_NBYTES = 1, 2, 90, 91
@@ -154,12 +157,30 @@ class IndexedColumn:
             return page.body.slice(0, 0)  # nothing, though most codecs write some bytes for it
         if self._codec is None or not page.compressed:
             return page.body
+        if _promised_nbytes(self._layout.codec, page.body) not in (None, page.raw_nbytes):
+            raise _DamagedError  # the codec would leave the rest of the memory as it was
         return self._codec.decompress(page.body, decompressed_size=page.raw_nbytes)
 
 
 def _empty(n: int, dtype: Any) -> NDArray[Any]:
     """Memory from Arrow's pool, which keeps what is freed: NumPy's goes back to the system, page by page."""
     return np.frombuffer(pa.allocate_buffer(n * np.dtype(dtype).itemsize), dtype)
+
+
+def _promised_nbytes(codec: str | None, body: pa.Buffer) -> int | None:
+    """Length that a compressed page says it has once decompressed; None where its codec checks that itself."""
+    if codec == "gzip":  # RFC 1952: the last 4 bytes
+        tail: bytes = body.slice(max(0, len(body) - 4)).to_pybytes()
+        return int.from_bytes(tail, byteorder="little", signed=False)
+    if codec != "snappy":
+        return None
+    nbytes = 0
+    head: bytes = body.slice(0, 5).to_pybytes()
+    for i, byte in enumerate(head):  # Snappy's format: a varint in front
+        nbytes |= (byte & 0x7F) << (7 * i)
+        if byte < 0x80:
+            return nbytes
+    return -1
 
 
 def _as_bytes(buffer: pa.Buffer | None) -> NDArray[np.uint8]:
@@ -185,7 +206,7 @@ def indexed_column(
     if part.physical_type != "BYTE_ARRAY" or not part.has_dictionary_page or part.num_values != group.num_rows:
         return None
     begin = part.dictionary_page_offset
-    if begin is None or not 0 < begin < part.data_page_offset or part.num_values <= 0:
+    if begin is None or not 0 < begin < part.data_page_offset or not 0 < part.num_values <= NBYTES_MAX:
         return None
     nbytes = part.total_compressed_size
     if nbytes <= 0 or begin + nbytes > file.size():
@@ -195,7 +216,7 @@ def indexed_column(
     first, *rest = _headers(_as_bytes(chunk), part.num_values) or [[]]
     if not first or not rest or first[_TYPE] != _DICTIONARY or first[_ENTRIES] < 0:
         return None
-    limit = part.total_uncompressed_size
+    limit = min(part.total_uncompressed_size, NBYTES_MAX)
     dictionary = _dictionary_page(chunk, first, limit)
     pages = [_data_page(chunk, header, limit) for header in rest]
     if dictionary is None or None in pages:

@@ -94,7 +94,11 @@ class ParquetChunk(Chunk):
         with open_file(self.path) as file:
             for number in range(group.num_columns):
                 leaf = footer.schema.column(number)
-                if leaf.path not in columns or leaf.max_repetition_level or leaf.max_definition_level > 1:
+                # The path of a nested column, a.b, may be the name of a flat one.
+                is_flat = (
+                    leaf.path == leaf.name and not leaf.max_repetition_level and leaf.max_definition_level <= 1
+                )
+                if not is_flat or leaf.path not in columns:
                     continue
                 nullable = leaf.max_definition_level == 1
                 column = indexed_column(file, group, number, types.field(leaf.path).type, nullable)

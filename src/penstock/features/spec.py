@@ -163,6 +163,8 @@ class FeaturePlan:
             ConfigError: its keys are of another version of the hashing.
         """
         made = msgspec.convert(plan, FeaturePlan)
+        if any(len(cross) < 2 for cross in made.crosses):
+            raise ConfigError("features: a cross of less than two columns")
         if made.version != FeaturePlan.version:
             raise ConfigError(f"features of hashing version {made.version}; allowed: {FeaturePlan.version}")
         return made

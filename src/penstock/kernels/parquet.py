@@ -122,7 +122,8 @@ def list_pages(data: Any, n_values: Any, headers: Any) -> Any:
     Returns:
         the number of pages, MALFORMED where they do not add up, ``len(headers)`` also where there may be more
     """
-    at, seen = 0, 0
+    at = 0
+    seen: Any = np.int64(0)
     for page in range(len(headers)):
         header = headers[page]
         at = read_header(data, at, header)
@@ -133,12 +134,16 @@ def list_pages(data: Any, n_values: Any, headers: Any) -> Any:
             return MALFORMED
         header[BODY_AT], header[BODY_NBYTES] = at, nbytes
         at += nbytes
+        values: Any = np.int64(0)
         if header[TYPE] == DATA_V1:
-            seen += max(header[VALUES_OF_V1], 0)
+            values = max(header[VALUES_OF_V1], values)
         elif header[TYPE] == DATA_V2:
-            seen += max(header[VALUES_OF_V2], 0)
-        if seen >= n_values:
-            return page + 1 if seen == n_values else MALFORMED
+            values = max(header[VALUES_OF_V2], values)
+        if values > n_values - seen:
+            return MALFORMED
+        seen += values
+        if seen == n_values:
+            return page + 1
     return len(headers)
 
 

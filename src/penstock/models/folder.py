@@ -18,7 +18,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pyarrow as pa
@@ -37,6 +37,43 @@ FORMAT = "penstock-model"
 FORMAT_VERSION = 1
 _ROWS_PER_FILE = 1 << 21
 _ROWS_PER_GROUP = 1 << 16
+_SEGMENTS_MAX = 1 << 20
+
+
+class _File(msgspec.Struct):
+    path: str
+    sha256: str
+
+
+class _Table(msgspec.Struct):
+    rows: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+    segments: Annotated[int, msgspec.Meta(ge=2, le=_SEGMENTS_MAX)]
+    files: list[_File]
+
+
+class _Model(msgspec.Struct):
+    kind: str
+
+
+class _Lineage(msgspec.Struct):
+    files: list[str] = []
+    rows: int = 0
+    settings: dict[str, Any] = {}
+
+
+class _Manifest(msgspec.Struct):
+    """What is relied on when a manifest is read; the rest is passed through."""
+
+    version: int
+    created: str
+    code_version: str
+    model: _Model
+    features: dict[str, Any]
+    optimizer: dict[str, str | float]
+    tables: dict[str, _Table]
+    names: _File | None
+    metrics: dict[str, dict[str, float | None] | None] = {}
+    lineage: _Lineage | None = None
 
 
 def save_model(model: Linear, path: str | Path, *, progress: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -52,10 +89,9 @@ def save_model(model: Linear, path: str | Path, *, progress: dict[str, Any] | No
     with _storage_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         check_not_foreign(root)
-        version = _next_version(root)
+        version = _new_version(root)
         folder = root / f"v{version:06d}"
         try:
-            folder.mkdir()
             manifest = {
                 "format": FORMAT,
                 "format_version": FORMAT_VERSION,
@@ -83,11 +119,14 @@ def save_model(model: Linear, path: str | Path, *, progress: dict[str, Any] | No
             _sync_folder(folder)
             write_atomically(root / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest), indent=1))
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            if not _is_committed(root, version):
+                shutil.rmtree(folder, ignore_errors=True)
             raise
         for old in root.glob("v[0-9][0-9][0-9][0-9][0-9][0-9]"):
             if old != folder:
                 shutil.rmtree(old, ignore_errors=True)
+        for left in root.glob(".manifest.json.*.tmp"):
+            left.unlink(missing_ok=True)
     return manifest
 
 
@@ -123,16 +162,20 @@ def read_manifest(root: str | Path) -> dict[str, Any]:
         raise ModelError(f"{root}: no model there (no manifest.json)") from error
     except OSError as error:
         raise ModelError(f"{file}: cannot be read: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"{file}: damaged: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ModelError(f"{file}: not a model of Penstock")
     version = manifest.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= FORMAT_VERSION:
         raise ModelError(
             f"{file}: format version {version!r}, written by Penstock {manifest.get('code_version')}; "
             f"this one reads up to {FORMAT_VERSION}"
         )
+    try:
+        msgspec.convert(manifest, _Manifest)
+    except msgspec.ValidationError as error:
+        raise ModelError(f"{file}: damaged: {error}") from error
     return manifest
 
 
@@ -142,7 +185,7 @@ def check_not_foreign(root: Path) -> None:
     Raises:
         ConfigError: one does.
     """
-    with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+    with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         manifest = msgspec.json.decode((root / "manifest.json").read_bytes())
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise ConfigError(f"{root}: has a manifest.json of something else; name another folder for the model")
@@ -166,30 +209,31 @@ def write_atomically(file: Path, data: bytes) -> None:
 def _load(root: Path, manifest: dict[str, Any], slots: int | None) -> Linear:
     where = root / "manifest.json"
     try:
-        kind = manifest["model"]["kind"]
-        if kind != Linear.kind:
-            raise ModelError(f"{where}: model kind {kind!r} is not known; allowed: {Linear.kind}")
-        plan = FeaturePlan.from_dict(manifest["features"])
-        spec = manifest["tables"]["weights"]
+        contents = msgspec.convert(manifest, _Manifest)
+        if contents.model.kind != Linear.kind:
+            raise ModelError(f"{where}: model kind {contents.model.kind!r} is not known; allowed: {Linear.kind}")
+        plan = FeaturePlan.from_dict(contents.features)
+        spec = contents.tables["weights"]
         # Twice the rows, as segments of the table fill up to between 1/2 and 3/4.
-        room = slots if slots is not None else max(1 << 16, 2 * int(spec["rows"]))
-        optimizer = optimizer_from_dict(manifest["optimizer"])
-        model = Linear(plan, optimizer=optimizer, slots=room, segments=spec["segments"])
-        for file in spec["files"]:
+        room = slots if slots is not None else max(1 << 16, 2 * spec.rows)
+        optimizer = optimizer_from_dict(contents.optimizer)
+        model = Linear(plan, optimizer=optimizer, slots=room, segments=spec.segments)
+        for file in spec.files:
             for batch in _read_checked(root, file, model.table.arrow_schema()):
                 model.table.insert_arrow(batch)
-        if len(model.table) != spec["rows"]:
-            raise ModelError(f"{where}: {spec['rows']} rows promised, {len(model.table)} found")
-        if manifest["names"] is not None:
-            for batch in _read_checked(root, manifest["names"], None):
+        if len(model.table) != spec.rows:
+            raise ModelError(f"{where}: {spec.rows} rows promised, {len(model.table)} found")
+        if contents.names is not None:
+            for batch in _read_checked(root, contents.names, None):
                 names = batch.to_pydict()
                 model.names.update(zip(names["key"], names["name"], strict=True))
-    except (KeyError, TypeError, msgspec.ValidationError) as error:
-        raise ModelError(f"{where}: damaged: {type(error).__name__}: {error}") from error
-    except ModelError:
+    except (ModelError, FileNotFoundError):
         raise
     except PenstockError as error:
         raise ModelError(f"{where}: {error}") from error
+    except (KeyError, TypeError, ValueError, OSError, MemoryError) as error:
+        message = " ".join(str(error).split())
+        raise ModelError(f"{where}: damaged: {type(error).__name__}: {message}") from error
     model.metadata = {key: manifest[key] for key in ("metrics", "lineage") if key in manifest}
     model.table.take_changed()
     return model
@@ -209,7 +253,8 @@ def _write_rows(table: Table, folder: Path, name: str) -> list[dict[str, Any]]:
         )
         with writer:
             for group in _row_groups(table, range(first, first + per_file)):
-                writer.write_table(group, row_group_size=len(group))
+                if len(group):
+                    writer.write_table(group, row_group_size=len(group))
                 rows += len(group)
         files.append({**_seal(path), "segments": [first, first + per_file - 1], "rows": rows})
     return files
@@ -249,13 +294,13 @@ def _seal(path: Path) -> dict[str, Any]:
     }
 
 
-def _read_checked(root: Path, file: dict[str, Any], schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
-    path = root / file["path"]
-    if root.resolve() not in path.resolve().parents:
-        raise ModelError(f"{root / 'manifest.json'}: names a file outside of the model: {file['path']}")
+def _read_checked(root: Path, file: _File, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
+    path = root / file.path
+    if not file.path.isprintable() or root.resolve() not in path.resolve().parents:
+        raise ModelError(f"{root / 'manifest.json'}: names a file outside of the model: {file.path!r}")
     with path.open("rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    if digest != file["sha256"]:
+    if digest != file.sha256:
         raise ModelError(f"{path}: damaged: its checksum is not the one in the manifest")
     try:
         with pq.ParquetFile(path) as parquet:
@@ -266,9 +311,24 @@ def _read_checked(root: Path, file: dict[str, Any], schema: pa.Schema | None) ->
         raise ModelError(f"{path}: damaged: {error}") from error
 
 
-def _next_version(root: Path) -> int:
+def _new_version(root: Path) -> int:
+    """Make the folder of a version that is not there yet; returns its number."""
     versions = [int(p.name[1:]) for p in root.glob("v[0-9][0-9][0-9][0-9][0-9][0-9]")]
-    return max(versions, default=0) + 1
+    version = max(versions, default=0) + 1
+    while True:
+        try:
+            (root / f"v{version:06d}").mkdir()
+            return version
+        except FileExistsError:
+            version += 1  # somebody else saves at the same time
+
+
+def _is_committed(root: Path, version: int) -> bool:
+    """Whether the manifest on disk names this version."""
+    try:
+        return bool(read_manifest(root)["version"] == version)
+    except ModelError:
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

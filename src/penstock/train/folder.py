@@ -97,7 +97,10 @@ class RunFolder:
             done = ": its run has ended" if (self.path / "manifest.json").exists() else ""
             raise ModelError(f"{self.path}: nothing to resume, there is no checkpoint{done}")
         progress = read_manifest(self.checkpoint).get("progress")
-        if not isinstance(progress, dict):
+        parts = (
+            [progress.get(name) for name in ("settings", "state", "metrics")] if isinstance(progress, dict) else []
+        )
+        if not isinstance(progress, dict) or not all(isinstance(part, dict) for part in parts):
             raise ModelError(f"{self.checkpoint}/manifest.json: damaged: it does not say where the run stood")
         return progress
 

@@ -215,7 +215,10 @@ class _Trainer:
             name = next(name for name in is_ if was.get(name) != is_[name])
             raise ModelError(f"{self.folder.path}: cannot resume: features differ in {name!r} from those before")
         self.model.table = loaded.table
-        self.state = msgspec.convert(saved["state"], _State)
+        try:
+            self.state = msgspec.convert(saved["state"], _State)
+        except msgspec.ValidationError as error:
+            raise ModelError(f"{self.folder.checkpoint}/manifest.json: damaged: {error}") from error
         self.metrics = BinaryMetrics.from_state(saved["metrics"])
 
     def warm_up(self) -> None:

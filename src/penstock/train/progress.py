@@ -75,8 +75,8 @@ def memory_nbytes() -> int:
 
 def human(number: float, unit: str = "") -> str:
     """A number of at most four digits: ``1.23 M``."""
-    for power, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(number) >= power:
+    for power, letter in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(number) >= 0.9995 * power:
             return f"{number / power:.3g}{letter}{unit}"
     return f"{number:.3g}{' ' if unit else ''}{unit}"
 

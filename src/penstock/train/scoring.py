@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -95,7 +96,8 @@ def predict_to_file(
     except pa.ArrowException as error:
         raise DataError(f"{path}: a column cannot be kept: {' '.join(str(error).split())}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return rows
 
 
