@@ -119,3 +119,11 @@ def test_a_temporary_folder_that_others_may_write_is_not_trusted(monkeypatch, tm
     assert folder.is_dir()
     assert planted not in folder.parents
     assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+
+
+def test_what_was_compiled_is_known_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(compile_, "cache_folder", lambda: tmp_path)
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "hashing.text_keys-187.py311.nbi").touch()
+    assert compile_.is_compiled("hashing.text_keys")
+    assert not compile_.is_compiled("linear.learn")

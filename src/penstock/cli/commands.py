@@ -122,7 +122,7 @@ def train(
 
     Without --numeric, --raw, --log or --categorical every other column is a feature, by its type.
     """
-    from penstock.kernels.compile import are_compiled
+    from penstock.kernels.compile import is_compiled
 
     job = _train_job(data, output, resume, options)
     source = job.data.open()
@@ -137,7 +137,7 @@ def train(
         unused = [name for name in source.schema.names if name not in used]
         if unused:
             console.print(f"  not used: {', '.join(unused)}\n", highlight=False)
-    if not are_compiled() and not quiet:
+    if not is_compiled("linear.learn") and not quiet:
         click.echo("compiling kernels, once on a machine: 10 to 20 s ...", err=True)
     run = job.run(model, source, resume=resume, progress=not quiet)
     table = _score_table()

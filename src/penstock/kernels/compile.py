@@ -23,12 +23,12 @@ from numba.extending import intrinsic
 
 __all__ = [
     "DISABLE_JIT",
-    "are_compiled",
     "atomic_add",
     "atomic_or",
     "cache_folder",
     "compare_and_swap",
     "inlined",
+    "is_compiled",
     "kernel",
     "load8",
     "pointer",
@@ -71,9 +71,9 @@ def cache_folder() -> Path:
     return folder
 
 
-def are_compiled() -> bool:
-    """Whether this machine has compiled kernels of this version before."""
-    return next(cache_folder().rglob("*.nbi"), None) is not None
+def is_compiled(name: str) -> bool:
+    """Whether this machine has compiled a kernel of this version before: ``is_compiled("linear.learn")``."""
+    return next(cache_folder().rglob(f"{name}-*.nbi"), None) is not None
 
 
 def kernel(function: F) -> F:
