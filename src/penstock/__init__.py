@@ -20,6 +20,7 @@ from penstock.version import __version__
 
 if TYPE_CHECKING:
     from penstock.batch import SparseBatch as SparseBatch
+    from penstock.data import CsvOptions as CsvOptions
     from penstock.data import open_source as open_source
     from penstock.data.clicks import ClickLog as ClickLog
     from penstock.data.clicks import write_clicks as write_clicks
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _HOME = {
     "AdaGrad": "optim",
     "ClickLog": "data.clicks",
+    "CsvOptions": "data",
     "FTRL": "optim",
     "Features": "features",
     "Holdout": "train",

@@ -477,3 +477,10 @@ def test_an_index_outside_of_its_dictionary_is_refused(indices):
 def test_a_list_column_that_came_as_something_else(array):
     with pytest.raises(DataError, match="column 'c' must be a "):
         Encoder(plan_of(c="list")).encode(pa.record_batch({"c": array}), labelled=False)
+
+
+def test_an_entry_that_stands_twice_in_a_map_is_refused():
+    # One of its two updates would be lost.
+    maps = pa.array([[("a", 1.0)], [("b", 1.0), ("a", 2.0), ("b", 3.0)]], pa.map_(pa.string(), pa.float32()))
+    with pytest.raises(DataError, match="row 1: column 'm' has an entry twice"):
+        Encoder(plan_of(m="map")).encode(pa.record_batch({"m": maps}), labelled=False)

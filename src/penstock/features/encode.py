@@ -135,11 +135,16 @@ class Encoder:
             lengths = np.where(array.is_valid().to_numpy(zero_copy_only=False), np.diff(offsets), 0)
         else:
             lengths = np.diff(offsets)
+        distinct = np.empty(len(array), np.int64)
         if items is None:
-            distinct = np.empty(len(array), np.int64)
             # A null list may have a range of its own in Arrow; it has no keys.
             hashing.distinct_in_lists(offsets, keys, distinct)
             return _ListKeys(offsets, np.minimum(distinct, lengths), keys, _NO_VALUES)
+        hashing.distinct_in_lists(offsets, keys.copy(), distinct)
+        twice = np.flatnonzero(distinct < lengths)
+        if len(twice):
+            message = f"column {column.name!r} has an entry twice; allowed: each once in a map"
+            raise RowError(int(twice[0]), message)
         values = _as_f32(f"values of column {column.name!r}", items)
         if items.null_count:
             values[items.is_null().to_numpy(zero_copy_only=False)] = 0

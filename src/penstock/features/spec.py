@@ -115,7 +115,7 @@ class Features:
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnPlan:
-    """How one column becomes keys. ``mean`` and ``scale`` as in ``kernels.hashing.Column``."""
+    """How one column becomes keys. ``mean`` and ``scale`` as in ``kernels.hashing.NumberColumns``."""
 
     name: str
     kind: Kind
