@@ -163,9 +163,10 @@ def clicks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pa.Table:
             "user": random.integers(0, 99, rows),
         }
     )
-    Path("clicks").mkdir()
-    for i in range(2):
-        pq.write_table(table.slice(i * 200, 200), f"clicks/{i}.parquet")
+    for folder in ("clicks", "log"):
+        Path(folder).mkdir()
+        for i in range(2):
+            pq.write_table(table.slice(i * 200, 200), f"{folder}/{i}.parquet")
     return table
 
 

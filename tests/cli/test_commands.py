@@ -375,3 +375,21 @@ def test_a_job_file_says_itself_how_files_are_read(penstock: Penstock) -> None:
 def test_nothing_to_resume_in_a_new_folder(penstock: Penstock, clicks: Path) -> None:
     fails(penstock("train", clicks, "--label", "clicked", "--resume", "-o", "new"), "nothing to resume")
     assert not Path("new").exists()
+
+
+def test_scores_do_not_overwrite_the_data(penstock: Penstock) -> None:
+    Path("a.csv").write_text("label,c\n" + "".join(f"{i % 2},v{i % 3}\n" for i in range(60)))
+    before = Path("a.csv").read_bytes()
+    assert penstock("train", "a.csv", "-o", "m")[0] == 0
+    fails(penstock("predict", "m", "a.csv", "-o", "./a.csv"), "./a.csv: is the data itself")
+    assert Path("a.csv").read_bytes() == before
+    fails(penstock("predict", "m", "a.csv", "-o", "no/s.csv"), "no/s.csv", "there is no folder no", status=1)
+
+
+def test_a_misspelt_column_is_guessed(penstock: Penstock, clicks: Path) -> None:
+    fails(penstock("train", clicks, "--label", "clikced", "-o", "m"), "did you mean 'clicked'?")
+
+
+def test_a_run_that_has_not_ended_is_no_model_yet(penstock: Penstock, clicks: Path) -> None:
+    assert penstock("train", clicks, "--label", "clicked", "-o", "m/checkpoint", "-q")[0] == 0
+    fails(penstock("predict", "m", clicks, "-o", "s.csv"), "no model there", "penstock train --resume -o m")

@@ -213,13 +213,13 @@ def test_a_byte_order_mark_is_no_part_of_a_field(a_csv: Path) -> None:
 
 
 def test_names_that_repeat(a_csv: Path) -> None:
-    hint = "if the file has no header, say so with header=False"
+    hint = "if the file has no header, say so with header=False (--no-header)"
     fails(a_csv, b"a,b,a,a\n1,2,3,4\n", f" line 1: got 3 columns named 'a', allowed: distinct names; {hint}")
     fails(a_csv, b"\n\n7,7\n", f" line 3: got 2 columns named '7', allowed: distinct names; {hint}")
 
 
 def test_a_first_row_of_numbers_is_no_header(a_csv: Path) -> None:
-    hint = "if the file has no header, say so with header=False"
+    hint = "if the file has no header, say so with header=False (--no-header)"
     fails(a_csv, b"a,0.5\nb,0.7\n", f" line 1: got '0.5' in the header, allowed: column names; {hint}")
     fails(a_csv, b"\n7,a\n8,b\n", f" line 2: got '7' in the header, allowed: column names; {hint}")
     assert read(a_csv, b"a,0.5\nb,0.7\n", header=False) == [("a", 0.5), ("b", 0.7)]

@@ -350,7 +350,7 @@ def test_compression_is_told_by_the_bytes_and_not_by_the_name(tmp_path: Path) ->
 def test_a_format_that_cannot_be_told(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(data)
-    message = "its format cannot be told, name it with format=, one of arrow, csv, libsvm, parquet, tsv"
+    message = "its format cannot be told, name it with format (--format), one of arrow, csv, libsvm, parquet, tsv"
     refused(ConfigError, path, f"{path}: {message}")
 
 

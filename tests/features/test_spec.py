@@ -289,3 +289,11 @@ def test_a_plan_describes_itself():
     words = " ".join(f"{what}: {name}" for name, _, what in rows)
     for name in ("price", "rate", "site", "tags", "id x site", "weight", "at"):
         assert name in words
+
+
+@pytest.mark.parametrize("field", ["numeric", "categorical", "ignore"])
+def test_one_name_is_no_list_of_names(field):
+    with pytest.raises(
+        ConfigError, match=rf"^{field} must be a list of names, got 'price'; allowed: \['price'\]$"
+    ):
+        Features(**{field: "price"})

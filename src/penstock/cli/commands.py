@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, Interrupted
 
 __all__ = ["evaluate", "inspect", "make_clicks", "predict", "train"]
 
@@ -56,7 +56,11 @@ _data_options = [
     click.option("--delimiter", help="Of CSV; tab for .tsv, else comma."),
     click.option("--no-header", is_flag=True, help="The first line of CSV is data; see --columns."),
     click.option("--columns", multiple=True, help="Names of CSV columns without header: a,b,c."),
-    click.option("--null", multiple=True, help="Texts that mean a missing value in CSV, besides none: NA,null."),
+    click.option(
+        "--null",
+        multiple=True,
+        help="Texts that stand for a missing value in CSV, as the empty field does: NA,null,?",
+    ),
 ]
 
 
@@ -139,7 +143,10 @@ def train(
             console.print(f"  not used: {', '.join(unused)}\n", highlight=False)
     if not is_compiled("linear.learn") and not quiet:
         click.echo("compiling kernels, once on a machine: 10 to 20 s ...", err=True)
-    run = job.run(model, source, resume=resume, progress=not quiet)
+    try:
+        run = job.run(model, source, resume=resume, progress=not quiet)
+    except KeyboardInterrupt as error:
+        raise Interrupted("stopped by Ctrl-C before a row was learnt; no checkpoint was written") from error
     table = _score_table()
     _add_scores(table, "progressive", run.metrics)
     if run.holdout is not None:
@@ -200,7 +207,7 @@ def _train_job(data: tuple[str, ...], output: str | None, resume: bool, options:
         spec["optimizer"] = _optimizer(options["optimizer"])
     if output is not None:
         spec["output"]["path"] = output
-    return Job.from_dict({key: value for key, value in spec.items() if value}, "penstock train")
+    return Job.from_dict({key: value for key, value in spec.items() if value}, "options")
 
 
 _SECTIONS = ("data", "features", "optimizer", "train", "output")

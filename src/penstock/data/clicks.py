@@ -251,7 +251,7 @@ def _prepare(folder: Path, overwrite: bool) -> None:
     if foreign or (found and not overwrite):
         raise ConfigError(
             f"{folder} must be new or empty"
-            + (" or hold a click log alone" if overwrite else ", or overwrite=True and a click log")
+            + (" or hold a click log alone" if overwrite else ", or overwrite=True (--overwrite) and a click log")
             + f", got {(foreign or found)[0]!r} in it"
         )
     for name in found:

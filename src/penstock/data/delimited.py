@@ -231,7 +231,7 @@ class DelimitedSource(TextSource):
 
 
 def _check_header(place: str, names: Sequence[str]) -> None:
-    hint = "if the file has no header, say so with header=False"
+    hint = "if the file has no header, say so with header=False (--no-header)"
     name, times = Counter(names).most_common(1)[0]
     if times > 1:
         raise DataError(f"{place}: got {times} columns named {name!r}, allowed: distinct names; {hint}")

@@ -128,4 +128,6 @@ def _sniff(path: str) -> str:
         next((line for line in map(bytes.strip, lines) if line[:1] not in (b"", b"#")), b"")
     ):
         return "libsvm"
-    raise ConfigError(f"{path}: its format cannot be told, name it with format=, one of {', '.join(FORMATS)}")
+    raise ConfigError(
+        f"{path}: its format cannot be told, name it with format (--format), one of {', '.join(FORMATS)}"
+    )

@@ -7,6 +7,7 @@ same keys.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -66,6 +67,13 @@ class Features:
     bias: bool = True
 
     def __post_init__(self) -> None:
+        for field, names in (
+            ("numeric", self.numeric),
+            ("categorical", self.categorical),
+            ("ignore", self.ignore),
+        ):
+            if isinstance(names, str):
+                raise ConfigError(f"{field} must be a list of names, got {names!r}; allowed: [{names!r}]")
         for cross in self.crosses:
             if isinstance(cross, str) or len(set(cross)) < 2:
                 raise ConfigError(f"a cross must name two or more columns, got {cross!r}")
@@ -181,7 +189,9 @@ class FeaturePlan:
 
 def unknown_column(name: str, schema: pa.Schema) -> DataError:
     """The error for a column that is not there."""
-    return DataError(f"column {name!r} is not in the data; its columns are {', '.join(schema.names)}")
+    close = difflib.get_close_matches(name, schema.names, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return DataError(f"column {name!r} is not in the data; its columns are {', '.join(schema.names)}{hint}")
 
 
 def _name(column: str | Numeric) -> str:

@@ -159,7 +159,9 @@ def read_manifest(root: str | Path) -> dict[str, Any]:
     try:
         manifest = msgspec.json.decode(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ModelError(f"{root}: no model there (no manifest.json)") from error
+        unfinished = (Path(root) / "checkpoint" / "manifest.json").exists()
+        hint = f"; its run has not ended, go on with: penstock train --resume -o {root}" if unfinished else ""
+        raise ModelError(f"{root}: no model there (no manifest.json){hint}") from error
     except OSError as error:
         raise ModelError(f"{file}: cannot be read: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -71,6 +71,10 @@ def predict_to_file(
     if "score" in keep:
         raise ConfigError("a column called 'score' cannot be kept beside the scores")
     source = data if isinstance(data, Source) else open_source(data)
+    if any(Path(file).exists() and path.exists() and path.samefile(file) for file in source.files):
+        raise ConfigError(f"{output}: is the data itself; name another file for the scores")
+    if not path.parent.is_dir():
+        raise StorageError(f"{output}: cannot be written: there is no folder {path.parent}")
     stream = _stream(model, source, labelled=False, readers=readers, extra=keep)
     fields = [_plain(stream.source.schema.field(name)) for name in keep]
     for field in fields:
