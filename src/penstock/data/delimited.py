@@ -192,8 +192,8 @@ class DelimitedSource(TextSource):
                         yield file.path, number, offset, data
 
     def sample(self, rows: int) -> pa.Table:
-        """The first ``rows`` rows, or those before one that the inferred types do not fit: ``read_as`` may."""
-        found, missing = [self.schema.empty_table()], rows
+        """The first ``rows`` rows of about ``SAMPLE_NBYTES`` of text; fewer where the inferred types do not fit."""
+        found, missing, looked_at = [self.schema.empty_table()], rows, 0
         for path, number, offset, data in self._blocks():
             try:
                 table = parse(data, self._layout(number), self.schema.names, path, offset).slice(0, missing)
@@ -203,7 +203,8 @@ class DelimitedSource(TextSource):
                 break
             found.append(table)
             missing -= len(table)
-            if missing <= 0:
+            looked_at += len(data)
+            if missing <= 0 or looked_at >= SAMPLE_NBYTES // 2:
                 break
         return pa.concat_tables(found)
 
