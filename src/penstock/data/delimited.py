@@ -192,7 +192,7 @@ class DelimitedSource(TextSource):
                         yield file.path, number, offset, data
 
     def sample(self, rows: int) -> pa.Table:
-        """The first ``rows`` rows of about ``SAMPLE_NBYTES`` of text; fewer where the inferred types do not fit."""
+        """The first ``rows`` rows of about ``SAMPLE_NBYTES``; fewer where the inferred types do not fit."""
         found, missing, looked_at = [self.schema.empty_table()], rows, 0
         for path, number, offset, data in self._blocks():
             try:
