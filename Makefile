@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint format bench clean help
+.PHONY: demo test test-slow simulate lint format bench clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,10 @@ test: $(READY) lint  ## passes the tests
 test-slow: $(READY)  ## the tests that take minutes or gigabytes
 	$(BIN)/python -m pytest -q -m slow
 
+SEEDS := 100000
+simulate: $(READY)  ## the parameter server under SEEDS seeded faults, on all cores
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
 lint: $(READY)  ## style, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,7 +40,7 @@ format: $(READY)  ## lay out the code
 	$(BIN)/ruff check --fix .
 
 bench: $(READY)  ## all benchmarks, ours and the peers' (half an hour)
-	for name in startup quality kernel online online-tsv; do $(BIN)/python -m benchmarks $$name || exit 1; done
+	for name in startup quality kernel online online-tsv ps-pull-push ps-train ps-straggler ps-skew; do $(BIN)/python -m benchmarks $$name || exit 1; done
 
 clean:  ## remove what make made
 	rm -rf $(VENV) .demo bench-data

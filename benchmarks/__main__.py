@@ -12,6 +12,10 @@ from benchmarks.harness import Options, show
 BENCHMARKS = {
     "online": "logistic regression in one pass over 1 M rows of Parquet, beside Vowpal Wabbit",
     "online-tsv": "the same from TSV text",
+    "ps-train": "the same on a parameter server of local processes, beside TensorFlow's",
+    "ps-pull-push": "pull and push alone, over loopback TCP",
+    "ps-straggler": "what a slow worker costs under each consistency",
+    "ps-skew": "rows and bytes of 8 servers",
     "kernel": "learning alone, on hashed batches in memory, beside scikit-learn and the memory's limit",
     "quality": "AUC and accuracy on a9a, beside scikit-learn",
     "startup": "the command line: --help, and a run of 10,000 rows",

@@ -15,12 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.data import CsvOptions
+from penstock.engine import ParameterServer
 from penstock.errors import ConfigError
 from penstock.features import Features, Numeric
 from penstock.job import job as module
 from penstock.job.job import Data, FeatureSection, Job, Output, Training, read_job
 from penstock.optim import FTRL, AdaGrad
+from penstock.parameter_server import BSP, SSP
 from penstock.train import Holdout, Online
+from penstock.train.tree import TreeAggregate
 
 SECTIONS: dict[str, type] = {"data": Data, "features": FeatureSection, "train": Training, "output": Output}
 
@@ -82,6 +85,23 @@ def fails(toml: Path, content: str | bytes, *parts: str) -> None:
         assert part in message
 
 
+OF_OTHER_STRATEGIES = [
+    f"train.{name}"
+    for name in (
+        "strategy",
+        "servers",
+        "workers",
+        "consistency",
+        "micro_batches",
+        "depth",
+        "window",
+        "partitions",
+        "solver",
+        "imports",
+    )
+]
+
+
 def test_every_key(toml: Path) -> None:
     job = read(toml, EVERY_KEY)
     assert job == Job(
@@ -117,7 +137,7 @@ def test_every_key(toml: Path) -> None:
     # Nothing in this test is left at what it would be anyway.
     for name, cls in SECTIONS.items():
         for field in dataclasses.fields(cls):
-            if f"{name}.{field.name}" not in ("train.holdout", "train.threads"):
+            if f"{name}.{field.name}" not in ("train.holdout", "train.threads", *OF_OTHER_STRATEGIES):
                 assert getattr(getattr(job, name), field.name) != field.default
                 assert f"\n{field.name} = " in EVERY_KEY
 
@@ -231,6 +251,16 @@ def test_an_unknown_section(toml: Path) -> None:
         ("train.holdout", '"10%"', "str"),
         ("train.holdout_after", "true", "bool"),
         ("train.readers", "0.5", "float"),
+        ("train.strategy", "1", "int"),
+        ("train.servers", '"2"', "str"),
+        ("train.workers", "2.5", "float"),
+        ("train.consistency", "4", "int"),
+        ("train.micro_batches", '"4"', "str"),
+        ("train.depth", "1.5", "float"),
+        ("train.window", '"1"', "str"),
+        ("train.partitions", "1.5", "float"),
+        ("train.solver", "1", "int"),
+        ("train.imports", '"a"', "str"),
         ("train.checkpoint_every_s", '"5m"', "str"),
         ("output", '"model"', "str"),
         ("output.path", "1", "int"),
@@ -539,6 +569,7 @@ def test_a_run_is_given_all_that_the_job_says(monkeypatch: pytest.MonkeyPatch) -
     assert options == {
         "passes": 3,
         "strategy": Online(threads=2),
+        "engine": None,
         "holdout": Holdout(fraction=0.1),
         "output": "out",
         "resume": True,
@@ -589,3 +620,52 @@ def test_files_that_no_parser_takes(tmp_path: Path) -> None:
 )
 def test_a_time_may_stand_without_quotes(toml: Path, written: str, kept: str | float) -> None:
     assert read(toml, f'[data]\ntrain = "a"\n[train]\nholdout_after = {written}\n').train.holdout_after == kept
+
+
+@pytest.mark.parametrize(
+    ("train", "strategy"),
+    [
+        ({}, Online()),
+        ({"minibatch": 64}, Online(minibatch=64)),
+        ({"servers": 2}, ParameterServer(servers=2)),
+        ({"workers": 3, "consistency": "ssp:4"}, ParameterServer(workers=3, consistency=SSP(4))),
+        (
+            {
+                "strategy": "parameter-server",
+                "consistency": "bsp",
+                "minibatch": 64,
+                "micro_batches": 2,
+                "depth": 5,
+            },
+            ParameterServer(consistency=BSP(), minibatch=64, micro_batches=2, depth=5),
+        ),
+        ({"consistency": "asp", "window": 3, "imports": ["a.b"]}, ParameterServer(window=3, imports=("a.b",))),
+        (
+            {"strategy": "tree", "depth": 3, "partitions": 4, "minibatch": 64},
+            TreeAggregate(depth=3, partitions=4, batch_rows=64, executor="processes"),
+        ),
+        ({"strategy": "tree", "solver": "lbfgs"}, TreeAggregate(solver="lbfgs", executor="processes")),
+    ],
+)
+def test_strategies(train: dict[str, Any], strategy: object) -> None:
+    assert Job.from_dict({"data": {"train": "a"}, "train": train}).strategy() == strategy
+
+
+@pytest.mark.parametrize(
+    ("train", "parts"),
+    [
+        ({"strategy": "spark"}, ["train.strategy 'spark'", "online, parameter-server, tree"]),
+        ({"servers": 2, "threads": 2}, ["train.threads", "'parameter-server'", "servers, workers"]),
+        ({"strategy": "online", "servers": 2}, ["train.servers", "'online'"]),
+        ({"strategy": "tree", "workers": 2}, ["train.workers", "'tree'"]),
+        ({"consistency": "eventual"}, ["consistency 'eventual'", "bsp, ssp:4 (any number) and asp"]),
+        ({"consistency": "ssp"}, ["consistency 'ssp'"]),
+        ({"servers": 0}, ["servers", "got 0"]),
+        ({"workers": 2, "window": 0}, ["window", "got 0"]),
+    ],
+)
+def test_strategies_that_cannot_be(train: dict[str, Any], parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Job.from_dict({"data": {"train": "a"}, "train": train})
+    for part in parts:
+        assert part in str(caught.value)

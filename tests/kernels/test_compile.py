@@ -9,6 +9,7 @@ import threading
 
 import numpy as np
 import pytest
+from numba.core.errors import TypingError
 
 from penstock.kernels import compile as compile_
 from penstock.kernels.compile import (
@@ -127,3 +128,15 @@ def test_what_was_compiled_is_known_by_its_name(tmp_path, monkeypatch):
     (tmp_path / "kernels" / "hashing.text_keys-187.py311.nbi").touch()
     assert compile_.is_compiled("hashing.text_keys")
     assert not compile_.is_compiled("linear.learn")
+
+
+@kernel
+def first_item(items):
+    return pointer(items)[0]
+
+
+def test_a_pointer_to_an_array_with_gaps_is_refused():
+    items = np.arange(6, dtype=np.uint64)
+    assert first_item(items) == 0
+    with pytest.raises((TypingError, TypeError), match="needs a contiguous array"):
+        first_item(items[::2])

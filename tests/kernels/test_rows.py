@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock.kernels import pull_push
 from penstock.kernels import rows as kernels
 from penstock.kernels.rows import Rows
-from penstock.optim import FTRL, SGD
+from penstock.optim import FTRL, SGD, AdaGrad
 
 PLUS = SGD(alpha=1.0)  # a gradient of -g adds g exactly
 TWO_SEGMENTS = np.uint64(63)
@@ -38,12 +39,12 @@ def u64(*keys: int) -> np.ndarray:
 
 
 def push(rows: Rows, keys: np.ndarray, gradients: list[list[float]], start: int = 0) -> int:
-    return kernels.push(rows, PLUS.hyper(), keys, np.array(gradients, np.float32), start)
+    return pull_push.push(rows, PLUS.hyper(), keys, np.array(gradients, np.float32), start)
 
 
 def pull(rows: Rows, keys: np.ndarray, dim: int = 1) -> list[list[float]]:
     out = np.full((len(keys), dim), 9, np.float32)
-    kernels.pull(rows, PLUS.hyper(), keys, out)
+    pull_push.pull(rows, PLUS.hyper(), keys, out)
     return out.tolist()
 
 
@@ -179,11 +180,11 @@ def test_states_of_a_row_stand_dim_words_apart():
     ftrl, dim = FTRL(alpha=0.5, beta=1.0), 3
     rows = make_rows(stride=4)
     gradient = np.array([[1, -2, 3]], np.float32)
-    kernels.push(rows, ftrl.hyper(), u64(6), gradient, 0)
+    pull_push.push(rows, ftrl.hyper(), u64(6), gradient, 0)
     # z is the gradient while the weight is 0; n is its square.
     assert stored(rows) == {6: [1, -2, 3, 1, 4, 9]}
     out = np.zeros((1, dim), np.float32)
-    kernels.pull(rows, ftrl.hyper(), u64(6), out)
+    pull_push.pull(rows, ftrl.hyper(), u64(6), out)
     np.testing.assert_allclose(out, [[-1 / 4, 2 / 6, -3 / 8]], rtol=1e-6)
 
 
@@ -208,7 +209,7 @@ def test_rehash_moves_rows_with_their_marks(stride):
     keys = u64(*(in_segment(s, slot, nth) for s in (0, 1) for slot in (0, 5, 63) for nth in range(5)))
     words = np.arange(len(keys) * width, dtype=np.float32).reshape(-1, width)
     kernels.insert(rows, keys, words, 0)
-    changed = keys[::3]
+    changed = keys[::3].copy()
     push(rows, changed, np.zeros((len(changed), 1)).tolist())
     expected = stored(rows)
     grown = move_to_larger(rows, 0)
@@ -219,6 +220,18 @@ def test_rehash_moves_rows_with_their_marks(stride):
     assert not grown.changed[: stride // 2].any()
     assert taken(grown) == sorted(changed.tolist())
     assert not grown.changed.any()
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+@pytest.mark.parametrize("n", [0, 1, 50])
+def test_weights_of_rows_outside_of_a_table(n, dim):
+    words = np.random.default_rng(0).normal(size=(n, dim)).astype(np.float32)
+    out = np.full((n, dim), 9, np.float32)
+    pull_push.weights(PLUS.hyper(), words.reshape(-1), out)
+    np.testing.assert_array_equal(out, words)
+    z, counts = words, np.abs(words)
+    pull_push.weights(FTRL(alpha=0.5, beta=2.0).hyper(), np.concatenate([z, counts], axis=1).reshape(-1), out)
+    np.testing.assert_allclose(out, -z * 0.5 / (2 + np.sqrt(counts)), rtol=1e-6)
 
 
 @settings(deadline=None, max_examples=40)
@@ -248,3 +261,67 @@ def test_any_sequence_leaves_what_a_dict_would_hold(steps):
         assert rows.used.sum() == len(model)
         assert {key: words[0] for key, words in stored(rows).items()} == model
     assert taken(rows) == sorted(changed)
+
+
+@pytest.mark.parametrize("order", ["rising", "mixed"])
+@pytest.mark.parametrize(("dim", "stride"), [(1, 2), (1, 4), (3, 4), (8, 10), (40, 42)])
+def test_many_keys_are_looked_up_side_by_side(dim, stride, order):
+    rng = np.random.default_rng(dim)
+    rows = make_rows(log2_slots=10, stride=stride, limit=1000)
+    # Few homes for many keys, so that many rows lie behind the line where their search begins.
+    pool = np.array(
+        [in_segment(s, slot, nth, 10) for s in (0, 1) for slot in range(0, 1024, 8) for nth in range(7)]
+    )
+    pool = pool.astype(np.uint64)
+    model: dict[int, np.ndarray] = {}
+    for step in range(4):
+        keys = rng.choice(pool, 1100, replace=order == "mixed")
+        if order == "rising":
+            keys.sort()
+        gradients = rng.integers(-4, 4, (len(keys), dim)).astype(np.float32)
+        start = 100 * step
+        assert push(rows, keys, gradients.tolist(), start) == len(keys)
+        for key, gradient in zip(keys[start:].tolist(), gradients[start:], strict=True):
+            model[key] = model.get(key, 0) - gradient
+    assert {key: words[:dim] for key, words in stored(rows).items()} == {k: v.tolist() for k, v in model.items()}
+    assert rows.used.sum() == len(model)
+    zeros = np.zeros(dim)
+    assert pull(rows, pool, dim) == [model.get(key, zeros).tolist() for key in pool.tolist()]
+
+
+def test_a_segment_that_is_full_in_the_middle_of_many_keys_stops_there():
+    rows = make_rows(log2_slots=10, limit=300)
+    rows.limit[1] = 1000
+    keys = np.sort(
+        u64(*(in_segment(0, slot, 0, 10) for slot in range(1000)), *(2**63 + 2 * n for n in range(1, 50)))
+    )
+    done = push(rows, keys, [[1]] * len(keys))
+    assert done == 300
+    assert pull(rows, keys) == [[-1]] * done + [[0]] * (len(keys) - done)
+    known = keys[:done]
+    assert push(rows, np.concatenate([known, keys[done:]]), [[1]] * len(keys)) == done
+    assert pull(rows, known) == [[-2]] * done
+    rows.limit[0] = 1010
+    assert push(rows, keys, [[1]] * len(keys), start=done) == len(keys)
+    assert pull(rows, keys) == [[-2]] * done + [[-1]] * (len(keys) - done)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [FTRL(alpha=0.3, l1=0.1, l2=0.2), AdaGrad(), SGD(l2=0.1)], ids=lambda o: o.name
+)
+def test_the_order_of_distinct_keys_makes_no_difference_in_any_bit(optimizer):
+    rng = np.random.default_rng(4)
+    pool = u64(*(in_segment(s, slot, nth, 10) for s in (0, 1) for slot in range(0, 1024, 5) for nth in range(2)))
+    one, two = (make_rows(log2_slots=10, limit=1000) for _ in range(2))
+    for _ in range(5):
+        keys = np.sort(rng.choice(pool, 700, replace=False))
+        gradients = rng.normal(size=(700, 1)).astype(np.float32)
+        mixed = rng.permutation(700)
+        pull_push.push(one, optimizer.hyper(), keys, gradients, 0)
+        pull_push.push(two, optimizer.hyper(), keys[mixed], gradients[mixed], 0)
+    assert stored(one) == stored(two)
+    out = [np.zeros((len(pool), 1), np.float32) for _ in range(2)]
+    pull_push.pull(one, optimizer.hyper(), pool, out[0])
+    for i in range(len(pool)):
+        pull_push.pull(two, optimizer.hyper(), pool[i : i + 1], out[1][i : i + 1])
+    assert out[0].tobytes() == out[1].tobytes()

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-LARGE = "spread or changes_half or behind_the_data"
+JITLESS = ("dedup", "finite", "hashing", "linear", "merge", "optimizer", "parquet", "rows")
+LARGE = "spread or changes_half or behind_the_data or threads"
 
 
 @pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"), reason="runs without JIT already")
 def test_kernels_give_the_same_as_plain_python():
-    modules = [HERE / f"test_{name}.py" for name in ("hashing", "linear", "optimizer", "parquet", "rows")]
+    modules = [HERE / f"test_{name}.py" for name in JITLESS]
     pytest_options = ["-q", "-p", "no:cacheprovider", "-k", f"not ({LARGE})"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *pytest_options, *map(str, modules)],

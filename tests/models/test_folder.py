@@ -28,7 +28,7 @@ import penstock as ps
 from penstock.batch import SparseBatch
 from penstock.errors import ConfigError, DataError, ModelError, StorageError
 from penstock.features import ColumnPlan, FeaturePlan
-from penstock.models import Linear, folder, load_model, read_manifest, save_model
+from penstock.models import Linear, files, folder, load_model, manifest, read_manifest, save_model
 
 PLAN = FeaturePlan(
     label="clicked",
@@ -74,8 +74,8 @@ def contents(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def several_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "_ROWS_PER_FILE", 60)
-    monkeypatch.setattr(folder, "_ROWS_PER_GROUP", 10)
+    monkeypatch.setattr(files, "ROWS_PER_FILE", 60)
+    monkeypatch.setattr(files, "ROWS_PER_GROUP", 10)
 
 
 @pytest.fixture
@@ -112,21 +112,21 @@ def refused(root: Path, *parts: str) -> None:
     halves=st.sets(st.integers(1, 2**63 - 1), max_size=60),
     optimizer=st.sampled_from(OPTIMIZERS),
     segments=st.sampled_from([2, 16, 1024]),
-    files=st.integers(1, 9),
+    n_files=st.integers(1, 9),
     per_group=st.integers(20, 1100),
     seed=st.integers(0, 2**32),
 )
-def test_rows_and_predictions_come_back_bit_for_bit(halves, optimizer, segments, files, per_group, seed):
+def test_rows_and_predictions_come_back_bit_for_bit(halves, optimizer, segments, n_files, per_group, seed):
     # One row at least in each segment.
     first = (np.arange(segments, dtype=np.uint64) << np.uint64(64 - (segments.bit_length() - 1))) + np.uint64(2)
     keys = np.union1d(first, np.array([2 * half for half in halves], np.uint64))
     model = model_of(keys, seed=seed, optimizer=optimizer, segments=segments)
     model.names = {2 * half: f"site={half}" for half in list(halves)[::3]}
     with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folder, "_ROWS_PER_FILE", -(-len(keys) // files))
-        patch.setattr(folder, "_ROWS_PER_GROUP", per_group)
-        manifest = save_model(model, place)
-        assert read_manifest(place) == json.loads(json.dumps(manifest))
+        patch.setattr(files, "ROWS_PER_FILE", -(-len(keys) // n_files))
+        patch.setattr(files, "ROWS_PER_GROUP", per_group)
+        written = save_model(model, place)
+        assert read_manifest(place) == json.loads(json.dumps(written))
         loaded = load_model(place)
         check_files(Path(place), loaded)
     assert len(loaded.table) == len(keys)
@@ -151,14 +151,14 @@ def some_batch(random: np.random.Generator, known: np.ndarray) -> SparseBatch:
 
 def check_files(root: Path, model: Linear) -> None:
     """Files follow each other by segment, none shares a segment with another, and keys rise."""
-    files = read_manifest(root)["tables"]["weights"]["files"]
-    ends = [segment for file in files for segment in file["segments"]]
+    entries = read_manifest(root)["tables"]["weights"]["files"]
+    ends = [segment for file in entries for run in file["segments"] for segment in run]
     inner = [b - a for a, b in itertools.pairwise(ends)]
     assert (ends[0], ends[-1]) == (0, model.table.segments - 1)
     assert all(step == 1 for step in inner[1::2]) and all(step >= 0 for step in inner[::2])
-    keys = [pq.read_table(root / file["path"])["key"].to_numpy() for file in files]
-    for file, found in zip(files, keys, strict=True):
-        first, last = file["segments"]
+    keys = [pq.read_table(root / file["path"])["key"].to_numpy() for file in entries]
+    for file, found in zip(entries, keys, strict=True):
+        [(first, last)] = file["segments"]
         assert f"-{first:04d}-{last:04d}.parquet" in file["path"]
         assert len(found) == file["rows"]
         assert ((first <= found >> model.table.rows.shift) & (found >> model.table.rows.shift <= last)).all()
@@ -277,8 +277,8 @@ def test_a_manifest_without_what_it_needs(root: Path, path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "part"),
     [
-        ("format_version", 2, "format version 2, written by Penstock"),
-        ("format_version", 2, "this one reads up to 1"),
+        ("format_version", 3, "format version 3, written by Penstock"),
+        ("format_version", 3, "this one reads up to 2"),
         ("format_version", 1.5, "format version 1.5"),
         ("model", "linear", "damaged"),
         ("model/kind", "deep", "model kind 'deep' is not known; allowed: linear"),
@@ -458,10 +458,10 @@ def test_entries_of_the_manifest_in_another_order_are_the_same_model(root: Path)
 
 
 def test_fewer_rows_than_promised(root: Path) -> None:
-    files = read_manifest(root)["tables"]["weights"]["files"]
-    assert len(files) == 2
+    entries = read_manifest(root)["tables"]["weights"]["files"]
+    assert len(entries) == 2
     edit(root, lambda manifest: manifest["tables"]["weights"]["files"].pop())
-    refused(root, f"manifest.json: 100 rows promised, {files[0]['rows']} found")
+    refused(root, f"manifest.json: 100 rows promised, {entries[0]['rows']} found")
 
 
 def test_files_whose_checksums_are_right_but_whose_columns_are_not(root: Path) -> None:
@@ -479,7 +479,7 @@ def test_files_whose_checksums_are_right_but_whose_columns_are_not(root: Path) -
     refused(root, "damaged")
     (root / "manifest.json").write_bytes(whole)
     (root / "v000001" / "names.parquet").write_bytes(b"PAR1 no more")
-    edit(root, lambda manifest: manifest["names"].update(folder._seal(root / "v000001" / "names.parquet")))
+    edit(root, lambda manifest: manifest["names"].update(files.seal(root / "v000001" / "names.parquet")))
     refused(root, "names.parquet: damaged")
 
 
@@ -552,10 +552,10 @@ def test_an_interrupt_while_rows_are_written_leaves_the_model_before(
 CRASH_AT_EVERY_LINE = """
 import os, shutil, sys
 from pathlib import Path
-from penstock.models import folder, load_model
+from penstock.models import files, folder, load_model, manifest
 
 root, old_place, new_place = map(Path, sys.argv[1:])
-folder._ROWS_PER_FILE = 20
+files.ROWS_PER_FILE = 20
 
 def rows_of(model):
     return b"".join(x.tobytes() for s in range(model.table.segments) for x in model.table.items(s))
@@ -563,6 +563,7 @@ def rows_of(model):
 old, new = load_model(old_place), load_model(new_place)
 states = {rows_of(old): "old", rows_of(new): "new"}
 assert len(states) == 2
+traced = {module.__file__ for module in (files, folder, manifest)}
 seen, n, status = [], 0, 77
 while status == 77:
     n += 1
@@ -574,7 +575,7 @@ while status == 77:
 
         def trace(frame, event, arg):
             global lines
-            if frame.f_code.co_filename != folder.__file__:
+            if frame.f_code.co_filename not in traced:
                 return None
             lines += event == "line"
             if lines == n:
@@ -638,7 +639,7 @@ def test_a_reader_whose_version_goes_meanwhile_reads_the_one_that_came(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new = model_of(some_keys(100, seed=5), seed=6)
-    read, times = folder._read_checked, [0]
+    read, times = folder.read_checked, [0]
 
     def disturbed(*args: Any) -> Iterator[pa.RecordBatch]:
         times[0] += 1
@@ -646,7 +647,7 @@ def test_a_reader_whose_version_goes_meanwhile_reads_the_one_that_came(
             save_model(new, root)
         yield from read(*args)
 
-    monkeypatch.setattr(folder, "_read_checked", disturbed)
+    monkeypatch.setattr(folder, "read_checked", disturbed)
     assert rows_of(load_model(root)) == rows_of(new)
     assert times[0] == 4
 
@@ -687,7 +688,7 @@ def test_slots_are_checked(root: Path) -> None:
 
 
 def test_a_failure_after_the_commit_does_not_lose_the_model(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = folder._sync_folder
+    real = manifest._sync_folder
 
     def fails(place: Path) -> None:
         if place == root:
@@ -696,7 +697,7 @@ def test_a_failure_after_the_commit_does_not_lose_the_model(root: Path, monkeypa
 
     new = model_of(some_keys(100, seed=2))
     with monkeypatch.context() as patch, pytest.raises(StorageError):
-        patch.setattr(folder, "_sync_folder", fails)
+        patch.setattr(manifest, "_sync_folder", fails)
         save_model(new, root)
     load_model(root)
 

@@ -218,6 +218,17 @@ def test_an_inserted_row_goes_on_as_the_row_that_it_was(new_table):
     assert all_rows(one) == all_rows(two)
 
 
+def test_rows_are_read_by_key_in_the_order_asked(new_table):
+    table, rng = new_table(AdaGrad(), dim=2, segments=2), np.random.default_rng(2)
+    keys, absent = np.split(rng.permutation(some_keys(60)), [50])
+    table.push(keys, rng.normal(size=(50, 2)).astype(np.float32))
+    asked = rng.permutation(np.concatenate([keys, absent]))
+    words, found = table.read(asked)
+    rows = {key: row for s in range(2) for key, row in zip(*(a.tolist() for a in table.items(s)), strict=True)}
+    assert words.tolist() == [rows.get(key, [0.0] * 4) for key in asked.tolist()]
+    assert found == 50
+
+
 def test_a_new_table_is_empty(new_table):
     table = new_table(FTRL(), dim=3)
     assert len(table) == 0

@@ -18,6 +18,7 @@ from penstock.errors import ConfigError, DataError, FolderBusy, Interrupted, Mod
 from penstock.models import Linear
 from penstock.train import online
 from penstock.train.folder import RunFolder
+from penstock.train.progress import JsonLines
 
 CATEGORICAL = [f"c{i}" for i in range(1, 6)]
 NUMERIC = ["n1", "n2", "n3"]
@@ -207,7 +208,7 @@ def test_ctrl_c_while_kernels_compile_is_one_line(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(online.Learner, "learn", pressed)
+        patch.setattr(online.ByExample, "learn", pressed)
         with pytest.raises(Interrupted, match=r"before a row was learnt$"):
             ps.fit(ps.Linear(features()), str(clicks), output=tmp_path / "m")
     ps.fit(ps.Linear(features()), str(clicks), output=tmp_path / "m")
@@ -359,7 +360,7 @@ def test_a_hold_out_of_an_iterator_is_refused_before_anything_is_learnt(clicks: 
 
 
 def test_recent_rows_of_all_reports_add_up(clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(online.JsonLines, "interval_s", 0.0)
+    monkeypatch.setattr(JsonLines, "interval_s", 0.0)
     ps.fit(ps.Linear(features()), str(clicks), output=tmp_path / "m")
     lines = [json.loads(line) for line in (tmp_path / "m" / "progress.jsonl").read_text().splitlines()]
     assert len(lines) > 3 and sum(line["recent"]["rows"] for line in lines) == 20_000

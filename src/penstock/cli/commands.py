@@ -12,28 +12,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from penstock.cli.options import Count, data_options, data_section, names
 from penstock.errors import ConfigError, Interrupted
 
 __all__ = ["evaluate", "inspect", "make_clicks", "predict", "train"]
-
-
-def _count(value: Any) -> int:
-    """A whole number as people write it: ``1_000_000``, ``1e6``, ``10k``, ``2M``."""
-    text = str(value).replace("_", "").replace(",", "").lower()
-    unit = {"k": 1_000, "m": 1_000_000, "g": 1_000_000_000}.get(text[-1:], 1)
-    try:
-        number = float(text[:-1] if unit > 1 else text) * unit
-        if number != int(number):
-            raise ValueError
-    except (ValueError, OverflowError) as error:
-        raise click.BadParameter(f"{value!r} is not a whole number; 1000000, 1_000_000 and 1M are") from error
-    return int(number)
-
-
-def _names(values: tuple[str, ...]) -> list[str] | None:
-    """``--numeric a,b --numeric c`` as a list; None where the option was not given."""
-    names = [name.strip() for value in values for name in value.split(",")]
-    return [name for name in names if name] if values else None
 
 
 def _optimizer(text: str) -> dict[str, Any]:
@@ -49,44 +31,6 @@ def _optimizer(text: str) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"--optimizer {text!r}: {pair!r} must be a name, '=' and a number")
     return spec
-
-
-_data_options = [
-    click.option("--format", "format_", help="parquet, arrow, csv, tsv, libsvm; by the file's name if not given."),
-    click.option("--delimiter", help="Of CSV; tab for .tsv, else comma."),
-    click.option("--no-header", is_flag=True, help="The first line of CSV is data; see --columns."),
-    click.option("--columns", multiple=True, help="Names of CSV columns without header: a,b,c."),
-    click.option(
-        "--null",
-        multiple=True,
-        help="Texts that stand for a missing value in CSV, as the empty field does: NA,null,?",
-    ),
-]
-
-
-def data_options(command: Any) -> Any:
-    """The options that say how files are read."""
-    for option in reversed(_data_options):
-        command = option(command)
-    return command
-
-
-def _data_section(
-    data: list[str],
-    format_: str | None,
-    delimiter: str | None,
-    no_header: bool,
-    columns: tuple[str, ...],
-    null: tuple[str, ...],
-) -> dict[str, Any]:
-    return {
-        "train": data,
-        "format": format_,
-        "delimiter": delimiter,
-        "header": not no_header,
-        "columns": _names(columns),
-        "null_values": _names(null) or [],
-    }
 
 
 @click.command()
@@ -107,8 +51,16 @@ def _data_section(
 @click.option("--passes", type=int, help="Times to go over the data.  [default: 1]")
 @click.option("--threads", type=int, help="Threads that learn on one table.  [default: 1]")
 @click.option(
-    "--minibatch", type=_count, metavar="NUMBER", help="Examples whose gradients are summed before an update."
+    "--minibatch", type=Count(), metavar="NUMBER", help="Examples whose gradients are summed before an update."
 )
+@click.option("--strategy", help="online, parameter-server or tree.  [default: online]")
+@click.option("--servers", type=int, help="Processes that hold the model: trains by parameter server.")
+@click.option("--workers", type=int, help="Processes that read and compute gradients.")
+@click.option("--consistency", help="bsp, ssp:4 (any number) or asp: who waits for whom.  [default: asp]")
+@click.option("--micro-batches", type=int, help="Micro-batches of --minibatch rows to a global batch.")
+@click.option("--depth", type=int, help="Micro-batches under way in a worker; levels of a tree.")
+@click.option("--partitions", type=int, help="Parts of the data, for --strategy tree.")
+@click.option("--solver", help="optimizer or lbfgs, for --strategy tree.")
 @click.option("--holdout", type=float, help="Share of rows to evaluate on instead of learning them.")
 @click.option("--holdout-after", help="Evaluate on the rows from this event time on.")
 @click.option("--readers", type=int, help="Threads that read and hash.  [default: cores]")
@@ -127,13 +79,14 @@ def train(
     Without --numeric, --raw, --log or --categorical every other column is a feature, by its type.
     """
     from penstock.kernels.compile import is_compiled
+    from penstock.train import Online
 
     job = _train_job(data, output, resume, options)
     source = job.data.open()
     model = job.model()
     console = Console(quiet=quiet, markup=False)
     if not resume:
-        from penstock.train.online import SAMPLE_ROWS
+        from penstock.train.session import SAMPLE_ROWS
 
         plan = model.resolve(source.sample(SAMPLE_ROWS))
         _print_plan(console, plan)
@@ -141,7 +94,10 @@ def train(
         unused = [name for name in source.schema.names if name not in used]
         if unused:
             console.print(f"  not used: {', '.join(unused)}\n", highlight=False)
-    if not is_compiled("linear.learn") and not quiet:
+    kernel = (
+        "linear.learn" if isinstance(job.strategy(), Online) and not job.train.minibatch else "linear.gradients"
+    )
+    if not is_compiled(kernel) and not quiet:
         click.echo("compiling kernels, once on a machine: 10 to 20 s ...", err=True)
     try:
         run = job.run(model, source, resume=resume, progress=not quiet)
@@ -154,7 +110,7 @@ def train(
     console.print(table)
     speed = f" ({run.rows / run.seconds:,.0f} rows/s)" if run.seconds else ""
     console.print(
-        f"{run.rows:,} rows in {run.seconds:.2f} s{speed}, {len(run.model.table):,} features; "
+        f"{run.rows:,} rows in {run.seconds:.2f} s{speed}, {run.model.rows:,} features; "
         f"model in {job.output.path}",
         highlight=False,
     )
@@ -181,28 +137,22 @@ def _train_job(data: tuple[str, ...], output: str | None, resume: bool, options:
     if base and any(reading.values()):
         raise ConfigError("how files are read is said in the job's [data] section; leave such options out")
     if not base:
-        spec["data"] = _data_section(list(data), **reading)
+        spec["data"] = data_section(list(data), **reading)
     features, training = spec["features"], spec["train"]
-    numeric: list[Any] = [*(_names(options["numeric"]) or [])]
-    numeric += [{"name": name, "how": "raw"} for name in _names(options["raw"]) or []]
-    numeric += [{"name": name, "how": "log"} for name in _names(options["log"]) or []]
+    numeric: list[Any] = [*(names(options["numeric"]) or [])]
+    numeric += [{"name": name, "how": "raw"} for name in names(options["raw"]) or []]
+    numeric += [{"name": name, "how": "log"} for name in names(options["log"]) or []]
     given = {
         "label": options["label"],
         "numeric": numeric or None,
-        "categorical": _names(options["categorical"]),
-        "crosses": [_names((cross,)) for cross in options["cross"]] or None,
-        "ignore": _names(options["ignore"]),
+        "categorical": names(options["categorical"]),
+        "crosses": [names((cross,)) for cross in options["cross"]] or None,
+        "ignore": names(options["ignore"]),
         "weight": options["weight"],
         "time": options["time"],
     }
     features.update({k: v for k, v in given.items() if v is not None})
-    training.update(
-        {
-            k: options[k]
-            for k in ("passes", "threads", "minibatch", "holdout", "holdout_after", "readers")
-            if options[k] is not None
-        }
-    )
+    training.update({k: options[k] for k in _TRAINING if options[k] is not None})
     if options["optimizer"] is not None:
         spec["optimizer"] = _optimizer(options["optimizer"])
     if output is not None:
@@ -211,6 +161,22 @@ def _train_job(data: tuple[str, ...], output: str | None, resume: bool, options:
 
 
 _SECTIONS = ("data", "features", "optimizer", "train", "output")
+_TRAINING = (
+    "strategy",
+    "passes",
+    "threads",
+    "minibatch",
+    "servers",
+    "workers",
+    "consistency",
+    "micro_batches",
+    "depth",
+    "partitions",
+    "solver",
+    "holdout",
+    "holdout_after",
+    "readers",
+)
 
 
 @click.command()
@@ -263,7 +229,7 @@ def predict(
         load_model(model),
         _open(data, reading),
         output,
-        keep=tuple(_names(keep) or ()),
+        keep=tuple(names(keep) or ()),
         readers=readers,
     )
     click.echo(f"{rows:,} scores in {output}")
@@ -275,7 +241,7 @@ def predict(
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
 def inspect(model: str, top: int, as_json: bool) -> None:
     """Show the MODEL in a folder: size, metrics, lineage, strongest features."""
-    from penstock.models import load_model, read_manifest
+    from penstock.models import Linear, load_model, read_manifest, table_files
     from penstock.train.progress import human
 
     manifest = read_manifest(model)
@@ -286,15 +252,15 @@ def inspect(model: str, top: int, as_json: bool) -> None:
         return
     loaded = load_model(model)
     console = Console(markup=False)
-    files = [file for table in manifest["tables"].values() for file in table["files"]]
+    files = [file for table in manifest["tables"].values() for file in table_files(table)]
     facts = _table("", "")
     optimizer = dict(manifest["optimizer"])
     name = optimizer.pop("name")
     facts.add_row("model", manifest["model"]["kind"])
     facts.add_row("optimizer", f"{name} ({', '.join(f'{k} {v:g}' for k, v in optimizer.items())})")
-    facts.add_row("features", f"{len(loaded.table):,}")
+    facts.add_row("features", f"{loaded.rows:,}")
     facts.add_row("on disk", f"{human(sum(f['nbytes'] for f in files), 'B')} in {_files(len(files))}")
-    facts.add_row("in memory", human(loaded.table.nbytes, "B"))
+    facts.add_row("in memory", human(loaded.nbytes, "B"))
     facts.add_row("version", f"{manifest['version']}, {manifest['created']}, Penstock {manifest['code_version']}")
     lineage = manifest.get("lineage")
     if lineage:
@@ -310,6 +276,8 @@ def inspect(model: str, top: int, as_json: bool) -> None:
         if metrics.get(what):
             _add_scores(table, what, metrics[what])
     console.print(table)
+    if not isinstance(loaded, Linear):
+        return
     strongest = _table("weight", "feature")
     for key, weight in loaded.strongest(top):
         strongest.add_row(f"{weight:+.4f}", loaded.names.get(key, f"key {key:#018x} (name not known)"))
@@ -319,12 +287,14 @@ def inspect(model: str, top: int, as_json: bool) -> None:
 
 @click.command("make-clicks")
 @click.argument("folder")
-@click.option("--rows", type=_count, metavar="NUMBER", default="1_000_000", show_default=True, help="Rows in all.")
+@click.option(
+    "--rows", type=Count(), metavar="NUMBER", default="1_000_000", show_default=True, help="Rows in all."
+)
 @click.option("--numeric", type=int, default=13, show_default=True, help="Numeric columns.")
 @click.option("--categorical", type=int, default=26, show_default=True, help="Categorical columns.")
 @click.option(
     "--distinct",
-    type=_count,
+    type=Count(),
     metavar="NUMBER",
     default="10_000_000",
     show_default=True,
@@ -371,7 +341,7 @@ def make_clicks(folder: str, overwrite: bool, **spec: Any) -> None:
 def _open(data: tuple[str, ...], reading: dict[str, Any]) -> Any:
     from penstock.job import Data
 
-    return Data(**_data_section(list(data), **reading)).open()
+    return Data(**data_section(list(data), **reading)).open()
 
 
 def _table(*columns: str) -> Table:

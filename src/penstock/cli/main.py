@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from typing import Any
@@ -13,11 +14,23 @@ from penstock.version import __version__
 __all__ = ["cli", "main"]
 
 _COMMANDS = {
+    "cluster": "Look at a running cluster, or stop it.",
+    "compare": "Train under several consistencies, and show what each costs.",
+    "coordinator": "Coordinate a cluster whose servers and workers are started by hand.",
     "evaluate": "Measure a model on labelled data.",
     "inspect": "Show what a model is: size, metrics, lineage, strongest features.",
     "make-clicks": "Make a synthetic click log whose best possible logloss is known.",
     "predict": "Score data with a model.",
+    "server": "Hold rows of a cluster's model.",
     "train": "Train a model from files, or as a job file says.",
+    "worker": "Compute gradients for a cluster.",
+}
+_ELSEWHERE = {
+    "cluster": "cluster",
+    "compare": "compare",
+    "coordinator": "cluster",
+    "server": "cluster",
+    "worker": "cluster",
 }
 
 
@@ -30,9 +43,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        from penstock.cli import commands
-
-        command: click.Command = getattr(commands, cmd_name.replace("-", "_"))
+        module = importlib.import_module(f"penstock.cli.{_ELSEWHERE.get(cmd_name, 'commands')}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -7,6 +7,7 @@ parsed is in ``rows``.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,6 +139,11 @@ class DelimitedSource(TextSource):
             _check_names(path, names, files[0], self._names[0])
         super().__init__([file for file, _ in opened], pa.schema([]))
         self.schema = self._infer()
+
+    @property
+    def options(self) -> CsvOptions:
+        """How the files are written, with the delimiter that was taken."""
+        return dataclasses.replace(self._options, delimiter=self._quoting.delimiter)
 
     def _open(self, path: str) -> tuple[TextFile, tuple[str, ...]]:
         nbytes = nbytes_of(path)

@@ -36,11 +36,15 @@ from typing import Any
 import msgspec
 
 from penstock.data import CsvOptions, Source, open_source
+from penstock.engine import LocalProcesses, ParameterServer
 from penstock.errors import ConfigError
 from penstock.features import Features, Numeric
+from penstock.job.dispatch import Strategy, fit
 from penstock.models import Linear
 from penstock.optim import optimizer_from_dict
-from penstock.train import Holdout, Online, Run, fit
+from penstock.parameter_server import ASP, Consistency, parse_consistency
+from penstock.train import Holdout, Online, Run
+from penstock.train.tree import TreeAggregate
 
 __all__ = ["Data", "Job", "Output", "Training", "read_job"]
 
@@ -90,11 +94,25 @@ class FeatureSection:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How to learn; see ``fit``."""
+    """How to learn; see ``fit``, and ``Online``, ``ParameterServer`` and ``TreeAggregate`` for each strategy.
 
+    ``strategy`` is online, parameter-server or tree; where it is not given, naming servers, workers or a
+    consistency means parameter-server.
+    """
+
+    strategy: str | None = None
     passes: int = 1
     threads: int = 1
     minibatch: int | None = None
+    servers: int | None = None
+    workers: int | None = None
+    consistency: str | None = None
+    micro_batches: int | None = None
+    depth: int | None = None
+    window: int | None = None
+    partitions: int | None = None
+    solver: str | None = None
+    imports: list[str] = field(default_factory=list)
     holdout: float | None = None
     holdout_after: str | float | None = None
     readers: int | None = None
@@ -152,9 +170,9 @@ class Job:
         optimizer = optimizer_from_dict(self.optimizer)
         return Linear(self.features.to_features(), optimizer=optimizer)
 
-    def strategy(self) -> Online:
+    def strategy(self) -> Strategy:
         """The way of training."""
-        return Online(threads=self.train.threads, minibatch=self.train.minibatch)
+        return strategy_of(self.train)
 
     def holdout(self) -> Holdout | None:
         """The rows kept from the learner."""
@@ -162,13 +180,23 @@ class Job:
             return None
         return Holdout(fraction=self.train.holdout, after=self.train.holdout_after)
 
-    def run(self, model: Linear, source: Source, *, resume: bool = False, progress: bool | None = None) -> Run:
-        """Train; ``model`` and ``source`` are those of this job."""
+    def run(
+        self,
+        model: Linear,
+        source: Source,
+        *,
+        resume: bool = False,
+        progress: bool | None = None,
+        engine: LocalProcesses | None = None,
+        strategy: Strategy | None = None,
+    ) -> Run:
+        """Train; ``model`` and ``source`` are those of this job. ``strategy`` stands in for the job's own."""
         return fit(
             model,
             source,
             passes=self.train.passes,
-            strategy=self.strategy(),
+            strategy=strategy if strategy is not None else self.strategy(),
+            engine=engine,
             holdout=self.holdout(),
             output=self.output.path,
             resume=resume,
@@ -177,6 +205,57 @@ class Job:
             readers=self.train.readers,
             job=self.to_dict(),
         )
+
+
+_OF_STRATEGY = {
+    "online": ("threads", "minibatch"),
+    "parameter-server": (
+        "servers",
+        "workers",
+        "consistency",
+        "minibatch",
+        "micro_batches",
+        "depth",
+        "window",
+        "imports",
+    ),
+    "tree": ("partitions", "minibatch", "solver", "depth"),
+}
+_ANY_OF_STRATEGIES = {name for names in _OF_STRATEGY.values() for name in names}
+
+
+def strategy_of(train: Training) -> Strategy:
+    """The strategy that the section names.
+
+    Raises:
+        ConfigError: no such strategy, or a setting of another one.
+    """
+    given = {
+        f.name: getattr(train, f.name)
+        for f in dataclasses.fields(train)
+        if f.name in _ANY_OF_STRATEGIES and getattr(train, f.name) not in (None, [])
+    }
+    if given.get("threads") == 1:
+        del given["threads"]
+    cluster = {"servers", "workers", "consistency"} & given.keys()
+    name = train.strategy or ("parameter-server" if cluster else "online")
+    if name not in _OF_STRATEGY:
+        raise ConfigError(f"train.strategy {name!r} is not known; allowed: {', '.join(_OF_STRATEGY)}")
+    for setting in given:
+        if setting not in _OF_STRATEGY[name]:
+            raise ConfigError(
+                f"train.{setting} does not go with strategy {name!r}, which has {', '.join(_OF_STRATEGY[name])}"
+            )
+    if name == "online":
+        return Online(threads=train.threads, minibatch=train.minibatch)
+    if name == "tree":
+        depth = {"depth": given["depth"]} if "depth" in given else {}
+        rows = {"batch_rows": given["minibatch"]} if "minibatch" in given else {}
+        solver = {"solver": given["solver"]} if "solver" in given else {}
+        return TreeAggregate(partitions=train.partitions, executor="processes", **depth, **rows, **solver)
+    consistency: Consistency = parse_consistency(given.pop("consistency")) if train.consistency else ASP()
+    given["imports"] = tuple(given.get("imports", ()))
+    return ParameterServer(consistency=consistency, **given)
 
 
 _SECTIONS: dict[str, type] = {

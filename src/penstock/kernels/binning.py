@@ -14,7 +14,7 @@ import numpy as np
 
 from penstock.kernels.compile import inlined, kernel
 
-__all__ = ["BINS", "CLIP", "MIDDLE", "accumulate", "bin_of"]
+__all__ = ["BINS", "CLIP", "MIDDLE", "accumulate", "bin_of", "take"]
 
 FRACTION_BITS = 8
 OCTAVES = 25
@@ -100,3 +100,21 @@ def accumulate(bins: Any, probabilities: Any, labels: Any, weights: Any) -> tupl
         bins[at, np.uint64(clicked)] += w
         bins[at, np.uint64(2)] += w * wide
     return -1, loss - w * math.log(product)
+
+
+@kernel
+def take(histogram: Any, bins: Any, sums: Any) -> int:
+    """Move the bins of ``histogram`` f64[BINS, 3] that are not all 0 to ``bins`` i64[n] and ``sums`` f64[n, 3].
+
+    Returns how many there are. After ``take([[0, 0, 0], [1, 0, 0.5]])``: 1, with bins ``[1]``, sums ``[[1, 0,
+    0.5]]``.
+    """
+    n = 0
+    for b in range(histogram.shape[0]):
+        x, y, z = histogram[b, 0], histogram[b, 1], histogram[b, 2]
+        if x != 0.0 or y != 0.0 or z != 0.0:
+            bins[n] = b
+            sums[n, 0], sums[n, 1], sums[n, 2] = x, y, z
+            histogram[b, 0] = histogram[b, 1] = histogram[b, 2] = 0.0
+            n += 1
+    return n

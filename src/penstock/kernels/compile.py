@@ -19,6 +19,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 __all__ = [
@@ -103,8 +104,10 @@ def _jit(function: F, **options: Any) -> F:
 if DISABLE_JIT:
 
     def pointer(array: Any) -> Any:
-        """The array itself."""
-        return array
+        """The array itself, flat."""
+        if isinstance(array, np.ndarray) and not array.flags.c_contiguous:
+            raise TypeError("pointer() needs a contiguous array")
+        return array.reshape(-1)
 
     def prefetch(at: Any, index: Any) -> None:
         """Do nothing: there is no cache to warm."""
@@ -143,8 +146,11 @@ else:
         """The address of a contiguous array's items, to be indexed like the array.
 
         An array that is passed to an inlined function has its references counted, by an atomic instruction
-        each time; a pointer has not. The caller keeps the array.
+        each time; a pointer has not. The caller keeps the array. An array with gaps between its items does not
+        compile.
         """
+        if isinstance(array, types.Array) and array.layout != "C":
+            raise TypingError("pointer() needs a contiguous array")
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             return context.make_array(signature.args[0])(context, builder, args[0]).data

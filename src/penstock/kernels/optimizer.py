@@ -1,6 +1,6 @@
-"""The seam between kernels and optimizers: ``weight`` and ``update``, resolved by the type of the hyperparameters.
+"""The seam between kernels and optimizers: functions of a row, resolved by the type of the hyperparameters.
 
-A kernel receives the hyperparameters as a NamedTuple; its class was registered together with two plain
+A kernel receives the hyperparameters as a NamedTuple; its class was registered together with a few plain
 functions of scalars, which are compiled into the kernel. Functions passed as arguments would work as well,
 but are never cached on disk.
 """
@@ -19,9 +19,9 @@ from numba.extending import overload, register_jitable
 
 from penstock.kernels.compile import DISABLE_JIT
 
-__all__ = ["load_state", "register", "store_state", "update", "weight"]
+__all__ = ["load_state", "register", "scale", "store_state", "update", "weight"]
 
-RowFunctions = tuple[Callable[..., Any], Callable[..., Any], int]
+RowFunctions = tuple[Callable[..., Any], Callable[..., Any], int, Any]
 _registered: dict[type, RowFunctions] = {}
 _stand_ins: dict[str, type] = {}
 
@@ -32,15 +32,16 @@ def register(
     weight_of: Callable[..., Any],
     update_of: Callable[..., Any],
     states: int,
+    scale_of: Callable[..., Any] | None = None,
 ) -> type:
-    """Make the NamedTuple of an optimizer's hyperparameters, and tie its two row functions to it.
+    """Make the NamedTuple of an optimizer's hyperparameters, and tie its row functions to it.
 
     The class is named by a digest of the functions' code and of the numbers outside that they use, so that
     kernels compiled for an older version of an edited function are not taken from the cache. (Functions that
-    these two call are not looked into.)
+    these call are not looked into.)
     """
     digest = hashlib.sha256(repr((list(fields), states)).encode())
-    for function in (weight_of, update_of):
+    for function in (weight_of, update_of, *([scale_of] if scale_of else [])):
         _digest_code(digest, function.__code__)
         outside = inspect.getclosurevars(function)
         numbers = {**outside.globals, **outside.nonlocals}.items()
@@ -49,7 +50,7 @@ def register(
     hyper = globals().get(class_name)
     if hyper is None:
         hyper = globals()[class_name] = _hyper_class(class_name, fields)
-        _registered[hyper] = (weight_of, update_of, states)
+        _registered[hyper] = (weight_of, update_of, states, scale_of)
     return hyper
 
 
@@ -91,6 +92,11 @@ def update(hyper: Any, state: Any, w: Any, gradient: Any) -> Any:
     return _registered[type(hyper)][1](hyper, state, w, gradient)
 
 
+def scale(hyper: Any, state: Any, factor: Any) -> Any:
+    """The state after decay by ``factor``: ``scale((alpha, ...), (w, g2), 0.5) -> (w / 2, g2)``."""
+    return _registered[type(hyper)][3](hyper, state, factor)
+
+
 def load_state(hyper: Any, words: Any, at: Any, step: Any) -> Any:
     """``(words[at], words[at + step], ...)``, as many as the optimizer has."""
     return tuple(words[at + s * step] for s in range(_registered[type(hyper)][2]))
@@ -121,6 +127,15 @@ if not DISABLE_JIT:
 
         def call(hyper: Any, state: Any, w: Any, gradient: Any) -> Any:
             return compiled(hyper, state, w, gradient)
+
+        return call
+
+    @overload(scale)
+    def _scale(hyper: Any, state: Any, factor: Any) -> Any:
+        compiled = register_jitable(_functions(hyper)[3])
+
+        def call(hyper: Any, state: Any, factor: Any) -> Any:
+            return compiled(hyper, state, factor)
 
         return call
 

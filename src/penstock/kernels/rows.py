@@ -22,21 +22,19 @@ from penstock.kernels.compile import (
     inlined,
     kernel,
     pointer,
-    prefetch,
 )
-from penstock.kernels.optimizer import load_state, store_state, update, weight
 
 __all__ = [
     "NOWHERE",
     "Rows",
     "find",
     "find_or_insert",
+    "following",
     "home",
     "insert",
     "list_rows",
     "mark",
-    "pull",
-    "push",
+    "mark_changed",
     "read_words",
     "rehash",
     "take_changed",
@@ -186,61 +184,6 @@ def find_or_insert(rows: Any, key: Any, start: Any) -> Any:
 
 
 @kernel
-def pull(rows: Any, hyper: Any, keys: Any, out: Any) -> None:
-    """Weights of keys, ``out`` f32[n, dim]; a key without a row has weights 0.
-
-    With one row ``6 -> 0.5``: ``pull([6, 8]) == [[0.5], [0]]``.
-    """
-    table = unpack(rows)
-    dim = out.shape[1]
-    step = np.uint64(dim)
-    ahead = 16
-    for i in range(min(ahead, keys.size)):
-        prefetch(table.keys, home(table, keys[i]))
-    for i in range(keys.size):
-        if i + ahead < keys.size:
-            prefetch(table.keys, home(table, keys[i + ahead]))
-        at = find(table, keys[i], home(table, keys[i]))
-        if at == NOWHERE:
-            for d in range(dim):
-                out[i, d] = np.float32(0)
-        else:
-            word = at * TWO + TWO
-            for d in range(dim):
-                out[i, d] = weight(hyper, load_state(hyper, table.words, word + np.uint64(d), step))
-
-
-@kernel
-def push(rows: Any, hyper: Any, keys: Any, gradients: Any, start: int) -> int:
-    """Apply ``gradients`` f32[n, dim] to the rows of ``keys`` from number ``start``; returns how far it came.
-
-    Less than n says that a segment must grow. With SGD of rate 1 and no rows: ``push([6], [[2]])`` gives
-    ``6 -> -2``.
-    """
-    table = unpack(rows)
-    dim = gradients.shape[1]
-    step = np.uint64(dim)
-    ahead = 16
-    for i in range(start, min(start + ahead, keys.size)):
-        prefetch(table.keys, home(table, keys[i]))
-    for i in range(start, keys.size):
-        if i + ahead < keys.size:
-            prefetch(table.keys, home(table, keys[i + ahead]))
-        at = find_or_insert(table, keys[i], home(table, keys[i]))
-        if at == NOWHERE:
-            return i
-        mark(table, at)
-        word = at * TWO + TWO
-        for d in range(dim):
-            place = word + np.uint64(d)
-            state = load_state(hyper, table.words, place, step)
-            store_state(
-                hyper, table.words, place, step, update(hyper, state, weight(hyper, state), gradients[i, d])
-            )
-    return keys.size  # type: ignore[no-any-return]
-
-
-@kernel
 def insert(rows: Any, keys: Any, words: Any, start: int) -> int:
     """Set the words (f32[n, w]) of the rows of ``keys``, as ``list_rows`` gave them; returns how far it came."""
     table = unpack(rows)
@@ -251,6 +194,19 @@ def insert(rows: Any, keys: Any, words: Any, start: int) -> int:
         for w in range(words.shape[1]):
             table.words[at * TWO + TWO + np.uint64(w)] = words[i, w]
     return keys.size  # type: ignore[no-any-return]
+
+
+@kernel
+def mark_changed(rows: Any, keys: Any) -> int:
+    """Mark the rows of ``keys`` as changed; returns how many there are."""
+    table = unpack(rows)
+    found = 0
+    for i in range(keys.size):
+        at = find(table, keys[i], home(table, keys[i]))
+        if at != NOWHERE:
+            mark(table, at)
+            found += 1
+    return found
 
 
 @kernel

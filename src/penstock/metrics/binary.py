@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from penstock.batch import Floats
 from penstock.errors import ConfigError, DataError, ModelError
-from penstock.kernels.binning import BINS, MIDDLE, accumulate
+from penstock.kernels.binning import BINS, MIDDLE, accumulate, take
 
 __all__ = ["BinaryMetrics", "ReliabilityBin", "Scores"]
 
@@ -118,6 +118,29 @@ class BinaryMetrics:
         self._rows += other._rows
         self._loss += other._loss
         self._bins += other._bins
+
+    def take(self) -> tuple[int, float, NDArray[np.int64], NDArray[np.float64]]:
+        """All that was seen, as arrays of the bins that have rows, and forget it: for another's
+        ``merge_taken``."""
+        most = min(self._rows, BINS)
+        bins, sums = np.empty(most, np.int64), np.empty((most, 3), np.float64)
+        n = take(self._bins, bins, sums)
+        taken = self._rows, self._loss, bins[:n], sums[:n]
+        self._rows, self._loss = 0, 0.0
+        return taken
+
+    def merge_taken(self, rows: int, loss: float, bins: NDArray[np.int64], sums: NDArray[np.float64]) -> None:
+        """Add what ``take`` gave, i64[n] bins (one may stand there twice) and their f64[n, 3] sums.
+
+        Raises:
+            DataError: it is not what ``take`` gives.
+        """
+        ok = bins.ndim == 1 and sums.shape == (len(bins), 3) and rows >= 0 and 0 <= loss < math.inf
+        if not ok or (len(bins) and not 0 <= bins.min() <= bins.max() < BINS) or not (sums >= 0).all():
+            raise DataError(f"metrics of {rows} rows: bins must be 0 to {BINS - 1}, and sums f64[n, 3] >= 0")
+        np.add.at(self._bins, bins, sums)
+        self._rows += rows
+        self._loss += loss
 
     def copy(self) -> BinaryMetrics:
         """An independent copy, for ``since``."""

@@ -1,6 +1,39 @@
 """Models: what they predict, how they learn, how they are kept on disk."""
 
-from penstock.models.folder import load_model, read_manifest, save_model
+from penstock.models.base import Model, model_from_spec, register_model, table_layouts
+from penstock.models.dense import DenseSlices
+from penstock.models.files import write_arrays, write_names, write_removed, write_rows
+from penstock.models.folder import load_model, read_rows, save_model
 from penstock.models.linear import Linear
+from penstock.models.manifest import (
+    build_manifest,
+    commit_manifest,
+    discard_version,
+    new_version,
+    read_manifest,
+    table_files,
+    table_layers,
+)
 
-__all__ = ["Linear", "load_model", "read_manifest", "save_model"]
+__all__ = [
+    "DenseSlices",
+    "Linear",
+    "Model",
+    "build_manifest",
+    "commit_manifest",
+    "discard_version",
+    "load_model",
+    "model_from_spec",
+    "new_version",
+    "read_manifest",
+    "read_rows",
+    "register_model",
+    "save_model",
+    "table_files",
+    "table_layers",
+    "table_layouts",
+    "write_arrays",
+    "write_names",
+    "write_removed",
+    "write_rows",
+]

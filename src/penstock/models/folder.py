@@ -5,133 +5,75 @@
       v000002/weights-0000-0511.parquet     rows of segments 0 to 511, by rising key (so by rising segment)
       v000002/names.parquet         column=value of some keys
 
-Contents go to a new version folder; then the manifest is replaced, and that is the commit. A reader that
-finds its version gone reads the manifest again. A segment never spans two files.
+Contents go to a new version folder (``files``); then the manifest is replaced (``manifest``), and that is the
+commit. A reader that finds its version gone reads the manifest again. A segment never spans two files. A
+checkpoint of a table may be layers: all rows, then those that changed since, and the keys of those that went.
 """
 
 from __future__ import annotations
 
-import contextlib
-import datetime
-import hashlib
-import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
+from numpy.typing import NDArray
 
-from penstock.errors import ConfigError, ModelError, PenstockError, StorageError
+from penstock.batch import Floats, Keys
+from penstock.errors import ConfigError, ModelError, PenstockError
 from penstock.features import FeaturePlan
-from penstock.models.linear import Linear
+from penstock.models.base import Model, model_from_spec
+from penstock.models.files import REMOVED, read_checked, write_names, write_rows
+from penstock.models.manifest import (
+    FileEntry,
+    Manifest,
+    build_manifest,
+    commit_manifest,
+    discard_version,
+    new_version,
+    parse_manifest,
+    read_manifest,
+)
 from penstock.optim import optimizer_from_dict
-from penstock.table import Table
-from penstock.version import __version__
+from penstock.table import Layout
 
-__all__ = ["FORMAT_VERSION", "check_not_foreign", "load_model", "read_manifest", "save_model", "write_atomically"]
+__all__ = ["load_model", "read_rows", "save_model"]
 
-FORMAT = "penstock-model"
-FORMAT_VERSION = 1
-_ROWS_PER_FILE = 1 << 21
-_ROWS_PER_GROUP = 1 << 16
-_SEGMENTS_MAX = 1 << 20
+_NO_KEYS = np.empty(0, np.uint64)
 
 
-class _File(msgspec.Struct):
-    path: str
-    sha256: str
-
-
-class _Table(msgspec.Struct):
-    rows: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
-    segments: Annotated[int, msgspec.Meta(ge=2, le=_SEGMENTS_MAX)]
-    files: list[_File]
-
-
-class _Model(msgspec.Struct):
-    kind: str
-
-
-class _Lineage(msgspec.Struct):
-    files: list[str] = []
-    rows: int = 0
-    settings: dict[str, Any] = {}
-
-
-class _Manifest(msgspec.Struct):
-    """What is relied on when a manifest is read; the rest is passed through."""
-
-    version: int
-    created: str
-    code_version: str
-    model: _Model
-    features: dict[str, Any]
-    optimizer: dict[str, str | float]
-    tables: dict[str, _Table]
-    names: _File | None
-    metrics: dict[str, dict[str, float | None] | None] = {}
-    lineage: _Lineage | None = None
-
-
-def save_model(model: Linear, path: str | Path, *, progress: dict[str, Any] | None = None) -> dict[str, Any]:
+def save_model(model: Model, path: str | Path, *, progress: dict[str, Any] | None = None) -> dict[str, Any]:
     """Write the model and commit it; ``progress`` is where a run stands, in a checkpoint. Returns the manifest.
 
     Raises:
-        StorageError: see ``Linear.save``.
+        StorageError: see ``Model.save``.
         ModelError: the model has never been fitted; nothing is written.
     """
     if model.plan is None:
         raise ModelError("a model that has not been fitted cannot be saved: it knows no columns yet")
-    root = Path(path)
-    with _storage_errors(root):
-        root.mkdir(parents=True, exist_ok=True)
-        check_not_foreign(root)
-        version = _new_version(root)
-        folder = root / f"v{version:06d}"
-        try:
-            manifest = {
-                "format": FORMAT,
-                "format_version": FORMAT_VERSION,
-                "version": version,
-                "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "code_version": __version__,
-                "model": {"kind": model.kind},
-                "optimizer": model.optimizer.to_dict(),
-                "features": model.plan.to_dict(),
-                "tables": {
-                    name: {
-                        "dim": table.dim,
-                        "segments": table.segments,
-                        "rows": len(table),
-                        "files": _write_rows(table, folder, name),
-                    }
-                    for name, table in model.tables().items()
-                },
-                # The strongest features are those at the end of the run.
-                "names": _write_names(model.names if progress is not None else model.name_features(), folder),
-                **model.metadata,
-            }
-            if progress is not None:
-                manifest["progress"] = progress
-            _sync_folder(folder)
-            write_atomically(root / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-        except BaseException:
-            if not _is_committed(root, version):
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-        for old in root.glob("v[0-9][0-9][0-9][0-9][0-9][0-9]"):
-            if old != folder:
-                shutil.rmtree(old, ignore_errors=True)
-        for left in root.glob(".manifest.json.*.tmp"):
-            left.unlink(missing_ok=True)
+    spec = model.to_spec()
+    version, folder = new_version(path)
+    try:
+        layers = {name: [{"files": write_rows(table, folder, name)}] for name, table in model.tables().items()}
+        manifest = build_manifest(
+            spec,
+            version=version,
+            layers=layers,
+            rows={name: len(table) for name, table in model.tables().items()},
+            # The strongest features are those at the end of the run.
+            names=write_names(model.names if progress is not None else model.name_features(), folder),
+            metadata=model.metadata,
+            progress=progress,
+        )
+        commit_manifest(path, manifest)
+    except BaseException:
+        discard_version(path, version)
+        raise
     return manifest
 
 
-def load_model(path: str | Path, *, slots: int | None = None) -> Linear:
-    """Read a model, checking every byte against its checksum.
+def load_model(path: str | Path, *, slots: int | None = None) -> Model:
+    """Read a model of any registered kind, checking every byte against its checksum.
 
     Raises:
         ModelError: no model there, a damaged file, or a format newer than this code; the message names the file.
@@ -145,88 +87,61 @@ def load_model(path: str | Path, *, slots: int | None = None) -> Linear:
             # A writer may have replaced the model meanwhile.
             again = read_manifest(root)
             if again == manifest:
-                raise ModelError(f"{error.filename}: the manifest names this file, but it is missing") from error
+                raise _missing(error) from error
             manifest = again
 
 
-def read_manifest(root: str | Path) -> dict[str, Any]:
-    """The manifest of a model folder.
+def read_rows(
+    root: str | Path, manifest: Mapping[str, Any], table: str, segments: Collection[int] | None = None
+) -> Iterator[tuple[Keys, Floats]]:
+    """Rows of a table of a model folder, in parts: keys u64[n] and words f32[n, width], for ``Table.insert``.
+
+    They come layer by layer, so a later row of a key replaces an earlier one; rows of keys that were removed since
+    are left out. With ``segments`` only rows of these: what holds none of them is not read, or not decoded.
 
     Raises:
-        ModelError: there is none, or it is not one of ours, or of a newer format.
+        ModelError: a file is damaged or missing, or the manifest has no such table.
+        ConfigError: the table has no such segments, or an optimizer that is not known here.
     """
-    file = Path(root) / "manifest.json"
+    root = Path(root)
+    contents = parse_manifest(root, manifest)
     try:
-        manifest = msgspec.json.decode(file.read_bytes())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        unfinished = (Path(root) / "checkpoint" / "manifest.json").exists()
-        hint = f"; its run has not ended, go on with: penstock train --resume -o {root}" if unfinished else ""
-        raise ModelError(f"{root}: no model there (no manifest.json){hint}") from error
+        yield from _read_rows(root, contents, table, segments)
+    except FileNotFoundError as error:
+        raise _missing(error) from error
     except OSError as error:
-        raise ModelError(f"{file}: cannot be read: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ModelError(f"{file}: damaged: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ModelError(f"{file}: not a model of Penstock")
-    version = manifest.get("format_version")
-    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= FORMAT_VERSION:
-        raise ModelError(
-            f"{file}: format version {version!r}, written by Penstock {manifest.get('code_version')}; "
-            f"this one reads up to {FORMAT_VERSION}"
-        )
-    try:
-        msgspec.convert(manifest, _Manifest)
-    except msgspec.ValidationError as error:
-        raise ModelError(f"{file}: damaged: {error}") from error
-    return manifest
+        raise ModelError(f"{error.filename or root}: cannot be read: {error.strerror or error}") from error
 
 
-def check_not_foreign(root: Path) -> None:
-    """No other program's ``manifest.json`` stands there, to be overwritten.
-
-    Raises:
-        ConfigError: one does.
-    """
-    with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        manifest = msgspec.json.decode((root / "manifest.json").read_bytes())
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise ConfigError(f"{root}: has a manifest.json of something else; name another folder for the model")
-
-
-def write_atomically(file: Path, data: bytes) -> None:
-    """Replace a file's contents in one step that survives a power cut."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(file)
-        _sync_folder(file.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _load(root: Path, manifest: dict[str, Any], slots: int | None) -> Linear:
+def _load(root: Path, manifest: dict[str, Any], slots: int | None) -> Model:
     where = root / "manifest.json"
     try:
-        contents = msgspec.convert(manifest, _Manifest)
-        if contents.model.kind != Linear.kind:
-            raise ModelError(f"{where}: model kind {contents.model.kind!r} is not known; allowed: {Linear.kind}")
-        plan = FeaturePlan.from_dict(contents.features)
-        spec = contents.tables["weights"]
-        # Twice the rows, as segments of the table fill up to between 1/2 and 3/4.
-        room = slots if slots is not None else max(1 << 16, 2 * spec.rows)
-        optimizer = optimizer_from_dict(contents.optimizer)
-        model = Linear(plan, optimizer=optimizer, slots=room, segments=spec.segments)
-        for file in spec.files:
-            for batch in _read_checked(root, file, model.table.arrow_schema()):
-                model.table.insert_arrow(batch)
-        if len(model.table) != spec.rows:
-            raise ModelError(f"{where}: {spec.rows} rows promised, {len(model.table)} found")
+        contents = parse_manifest(root, manifest)
+        tables = {name: contents.table_spec(name) for name in contents.tables}
+        if not tables:
+            raise ModelError(f"{where}: damaged: there is no table")
+        spec = {
+            "kind": contents.model.kind,
+            "settings": contents.model.settings,
+            "features": FeaturePlan.from_dict(contents.features).to_dict(),
+            "optimizer": optimizer_from_dict(contents.optimizer).to_dict(),
+            "segments": next(iter(tables.values()))["segments"],
+            "tables": tables,
+        }
+        # Twice the rows, as segments of a table fill up to between 1/2 and 3/4.
+        room = {
+            name: slots if slots is not None else max(1 << 16, 2 * table.rows)
+            for name, table in contents.tables.items()
+        }
+        model = model_from_spec(spec, slots=room)
+        for name, table in model.tables().items():
+            for keys, words in _read_rows(root, contents, name, None):
+                table.insert(keys, words)
+            if len(table) != contents.tables[name].rows:
+                raise ModelError(f"{where}: {contents.tables[name].rows} rows promised, {len(table)} found")
+            table.take_changed()
         if contents.names is not None:
-            for batch in _read_checked(root, contents.names, None):
+            for batch in read_checked(root, contents.names, None):
                 names = batch.to_pydict()
                 model.names.update(zip(names["key"], names["name"], strict=True))
     except (ModelError, FileNotFoundError):
@@ -237,113 +152,79 @@ def _load(root: Path, manifest: dict[str, Any], slots: int | None) -> Linear:
         message = " ".join(str(error).split())
         raise ModelError(f"{where}: damaged: {type(error).__name__}: {message}") from error
     model.metadata = {key: manifest[key] for key in ("metrics", "lineage") if key in manifest}
-    model.table.take_changed()
     return model
 
 
-def _write_rows(table: Table, folder: Path, name: str) -> list[dict[str, Any]]:
-    count = 1
-    while count < table.segments and len(table) > count * _ROWS_PER_FILE:
-        count *= 2
-    per_file = table.segments // count
-    files = []
-    for first in range(0, table.segments, per_file):
-        path = folder / f"{name}-{first:04d}-{first + per_file - 1:04d}.parquet"
-        rows = 0
-        writer = pq.ParquetWriter(
-            path, table.arrow_schema(), compression="zstd", compression_level=1, use_dictionary=False
-        )
-        with writer:
-            for group in _row_groups(table, range(first, first + per_file)):
-                if len(group):
-                    writer.write_table(group, row_group_size=len(group))
-                rows += len(group)
-        files.append({**_seal(path), "segments": [first, first + per_file - 1], "rows": rows})
-    return files
+def _read_rows(
+    root: Path, contents: Manifest, name: str, segments: Collection[int] | None
+) -> Iterator[tuple[Keys, Floats]]:
+    if name not in contents.tables:
+        known = ", ".join(sorted(contents.tables))
+        raise ModelError(f"{root / 'manifest.json'}: there is no table {name!r}; there are: {known}")
+    layout = Layout.from_dict(contents.table_spec(name))
+    wanted = _Wanted(layout, segments)
+    layers = contents.tables[name].all_layers()
+    # By layer, the keys that a later one removes.
+    gone = [_NO_KEYS]
+    for layer in reversed(layers[1:]):
+        parts = [keys for file in layer.removed for keys, _ in _parts(root, file, wanted, None) if len(keys)]
+        gone.append(np.unique(np.concatenate([gone[-1], *parts])))
+    for layer, removed in zip(layers, reversed(gone), strict=True):
+        for file in layer.files:
+            for keys, words in _parts(root, file, wanted, layout):
+                if len(removed):
+                    at = np.minimum(np.searchsorted(removed, keys), len(removed) - 1)
+                    kept = removed[at] != keys
+                    keys, words = keys[kept], words[kept]
+                if len(keys):
+                    yield keys, words
 
 
-def _row_groups(table: Table, segments: range) -> Iterator[pa.Table]:
-    held: list[pa.RecordBatch] = []
-    for segment in segments:
-        held.append(table.to_arrow(segment))
-        if sum(map(len, held)) >= _ROWS_PER_GROUP or segment == segments[-1]:
-            yield pa.Table.from_batches(held).combine_chunks()
-            held = []
+class _Wanted:
+    """Which segments a reader asked for."""
+
+    def __init__(self, layout: Layout, segments: Collection[int] | None) -> None:
+        self.layout = layout
+        self.all = segments is None
+        self.mask: NDArray[np.bool_] = np.full(layout.segments, self.all)
+        if segments is not None:
+            numbers = np.fromiter(segments, np.int64, len(segments))
+            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < layout.segments:
+                raise ConfigError(f"segments must be 0 to {layout.segments - 1}, got {sorted(segments)}")
+            self.mask[numbers] = True
+
+    def in_runs(self, runs: list[tuple[int, int]] | None) -> bool:
+        """Whether rows of these segments may be wanted."""
+        return runs is None or any(self.mask[first : last + 1].any() for first, last in runs)
+
+    def between(self, least: int, largest: int) -> bool:
+        """Whether rows of keys from one to the other may be."""
+        first, last = self.layout.segments_of(np.array([least, largest], np.uint64))
+        return bool(self.mask[first : last + 1].any())
 
 
-def _write_names(names: dict[int, str], folder: Path) -> dict[str, Any] | None:
-    if not names:
-        return None
-    keys = sorted(names)
-    path = folder / "names.parquet"
-    columns = {
-        "key": pa.array(keys, pa.uint64()),
-        "name": pa.array([names[key] for key in keys], pa.string()),
-    }
-    pq.write_table(pa.table(columns), path)
-    return _seal(path)
+def _parts(root: Path, file: FileEntry, wanted: _Wanted, layout: Layout | None) -> Iterator[tuple[Keys, Floats]]:
+    """Wanted rows of a file, or keys where there is no layout."""
+    runs = file.runs(wanted.layout.segments)
+    if not wanted.in_runs(runs):
+        return
+    promised = np.full(wanted.layout.segments, runs is None)
+    for first, last in runs or ():
+        promised[first : last + 1] = True
+    schema = layout.schema() if layout is not None else REMOVED
+    for batch in read_checked(root, file, schema, None if wanted.all else wanted.between):
+        if layout is not None:
+            keys, words = layout.from_arrow(batch)
+        else:
+            keys, words = batch.column("key").to_numpy(), np.empty((len(batch), 0), np.float32)
+        segments = wanted.layout.segments_of(keys)
+        if not promised[segments].all():
+            raise ModelError(f"{root / file.path}: has rows outside of the segments that the manifest names")
+        if not wanted.all:
+            mine = wanted.mask[segments]
+            keys, words = keys[mine], words[mine]
+        yield keys, words
 
 
-def _seal(path: Path) -> dict[str, Any]:
-    """Make a finished file durable and note its checksum."""
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    return {
-        "path": f"{path.parent.name}/{path.name}",
-        "nbytes": path.stat().st_size,
-        "sha256": digest,
-    }
-
-
-def _read_checked(root: Path, file: _File, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
-    path = root / file.path
-    if not file.path.isprintable() or root.resolve() not in path.resolve().parents:
-        raise ModelError(f"{root / 'manifest.json'}: names a file outside of the model: {file.path!r}")
-    with path.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    if digest != file.sha256:
-        raise ModelError(f"{path}: damaged: its checksum is not the one in the manifest")
-    try:
-        with pq.ParquetFile(path) as parquet:
-            if schema is not None and parquet.schema_arrow.remove_metadata() != schema:
-                raise ModelError(f"{path}: columns {parquet.schema_arrow.names}, expected {schema.names}")
-            yield from parquet.iter_batches(batch_size=_ROWS_PER_GROUP)
-    except pa.ArrowInvalid as error:
-        raise ModelError(f"{path}: damaged: {error}") from error
-
-
-def _new_version(root: Path) -> int:
-    """Make the folder of a version that is not there yet; returns its number."""
-    versions = [int(p.name[1:]) for p in root.glob("v[0-9][0-9][0-9][0-9][0-9][0-9]")]
-    version = max(versions, default=0) + 1
-    while True:
-        try:
-            (root / f"v{version:06d}").mkdir()
-            return version
-        except FileExistsError:
-            version += 1  # somebody else saves at the same time
-
-
-def _is_committed(root: Path, version: int) -> bool:
-    """Whether the manifest on disk names this version."""
-    try:
-        return bool(read_manifest(root)["version"] == version)
-    except ModelError:
-        return False
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def _storage_errors(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{root}: cannot write the model: {error.strerror or error}") from error
+def _missing(error: FileNotFoundError) -> ModelError:
+    return ModelError(f"{error.filename}: the manifest names this file, but it is missing")

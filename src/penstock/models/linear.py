@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-import pyarrow as pa
 
-from penstock.batch import Floats, SparseBatch
-from penstock.errors import ConfigError, DataError, RowError
+from penstock.batch import Floats, Keys, SparseBatch
 from penstock.features import Encoder, FeaturePlan, Features
-from penstock.optim import FTRL, Optimizer
+from penstock.models.base import Model, Slots, register_model
+from penstock.optim import Optimizer
 from penstock.table import SEGMENTS, Table
 
 __all__ = ["Linear"]
@@ -23,7 +22,8 @@ __all__ = ["Linear"]
 _NO_FLOATS = np.empty(0, np.float32)
 
 
-class Linear:
+@register_model
+class Linear(Model):
     """P(label = 1) = sigmoid(sum of the weights of the example's keys, times their values)."""
 
     kind: ClassVar[str] = "linear"
@@ -33,39 +33,25 @@ class Linear:
         features: Features | FeaturePlan | None = None,
         *,
         optimizer: Optimizer | None = None,
-        slots: int = 1 << 16,
+        slots: Slots = 1 << 16,
         segments: int = SEGMENTS,
     ) -> None:
         """A new model; with a ``FeaturePlan`` it can learn at once, with ``Features`` after ``resolve``.
 
         ``slots`` is the number of rows to make room for at first; the table grows by itself.
         """
-        self.features = features if isinstance(features, Features) else Features()
-        self.plan: FeaturePlan | None = features if isinstance(features, FeaturePlan) else None
-        self.optimizer = optimizer if optimizer is not None else FTRL()
-        self.table = Table(self.optimizer, slots=slots, segments=segments)
-        self.metadata: dict[str, Any] = {}
-        """What the manifest says besides: metrics and lineage of the last fit."""
-        self.names: dict[int, str] = {}
-        """``column=value`` of some keys, for people."""
+        super().__init__(features, optimizer=optimizer)
+        self.add_table("weights", dim=1, slots=slots, segments=segments)
         self._scratch = np.empty(0, np.uint64)
-        self._sample: pa.Table | None = None
 
-    def resolve(self, sample: pa.Table) -> FeaturePlan:
-        """Fix the feature plan, if it is not fixed yet, by a sample of the data."""
-        if self.plan is None:
-            self.plan = self.features.resolve(sample)
-        return self.plan
+    @property
+    def table(self) -> Table:
+        """The only table."""
+        return self._tables["weights"]
 
-    def keep_sample(self, sample: pa.Table) -> None:
-        """Rows of the data, from which ``name_features`` takes names."""
-        self._sample = sample
-
-    def sample_batch(self, columns: list[str], rows: int) -> pa.RecordBatch:
-        """The first rows of the sample."""
-        assert self._sample is not None
-        table = self._sample.select(columns).slice(0, rows).combine_chunks()
-        return table.to_batches()[0] if len(table) else pa.RecordBatch.from_pylist([], table.schema)
+    @table.setter
+    def table(self, table: Table) -> None:
+        self._tables["weights"] = table
 
     def name_features(self, most: int = 10_000) -> dict[int, str]:
         """``column=value`` of the strongest features that occur in the sample, by key; also kept in ``names``."""
@@ -92,9 +78,9 @@ class Linear:
             best += zip(keys[order].tolist(), weights[order].tolist(), strict=True)
         return sorted(best, key=lambda row: -abs(row[1]))[:most]
 
-    def tables(self) -> Mapping[str, Table]:
-        """The tables that hold the model's rows, by name."""
-        return {"weights": self.table}
+    def keys(self, batch: SparseBatch) -> Mapping[str, Keys]:
+        """Those of the batch."""
+        return {"weights": batch.keys}
 
     def learn(self, batch: SparseBatch, out: Floats, begin: int = 0, end: int | None = None) -> None:
         """Learn examples ``begin`` to ``end`` one by one; ``out`` f32[B] gets what was predicted before each."""
@@ -126,33 +112,6 @@ class Linear:
         loss = linear.gradients(pulled, index["weights"], as_examples(batch), self._memory(batch), out, grads)
         return loss, {"weights": grads}
 
-    def predict(self, data: Any) -> Floats:
-        """Probabilities f32[rows] for an Arrow table or record batch, a pandas or Polars data frame.
-
-        Raises:
-            DataError: a column that the model needs is missing, or a value is not allowed.
-            ConfigError: the model has never seen data.
-        """
-        if self.plan is None:
-            raise ConfigError("the model has not been fitted: it knows no columns yet")
-        if not isinstance(data, pa.Table):
-            try:
-                data = pa.table(data) if not isinstance(data, pa.RecordBatch) else pa.Table.from_batches([data])
-            except (TypeError, ValueError) as error:
-                raise DataError(
-                    f"cannot predict for a {type(data).__name__}; allowed: an Arrow table or record batch, "
-                    "a pandas or Polars data frame"
-                ) from error
-        encoder, begin = Encoder(self.plan), 0
-        parts = [np.empty(0, np.float32)]
-        for batch in data.combine_chunks().to_batches(max_chunksize=4096):
-            try:
-                parts.append(self.predict_batch(encoder.encode(batch, labelled=False)))
-            except RowError as error:
-                raise RowError(begin + error.row, error.message) from error
-            begin += len(batch)
-        return np.concatenate(parts)
-
     def predict_batch(self, batch: SparseBatch) -> Floats:
         """Probabilities f32[B]."""
         from penstock.kernels import linear
@@ -160,16 +119,6 @@ class Linear:
         out = np.empty(len(batch), np.float32)
         linear.predict(self.table.rows, self.table.hyper, as_examples(batch), memory_for(batch), out)
         return out
-
-    def save(self, path: str) -> None:
-        """Write the model to a folder, as a new version that replaces the one before at once.
-
-        Raises:
-            StorageError: the disk is full or the folder cannot be written; an older model there is unharmed.
-        """
-        from penstock.models.folder import save_model
-
-        save_model(self, path)
 
     def _memory(self, batch: SparseBatch) -> Any:
         from penstock.kernels.linear import PARTS

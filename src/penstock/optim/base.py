@@ -1,8 +1,8 @@
-"""What an optimizer is: hyperparameters for people, and two functions of scalars for the kernels.
+"""What an optimizer is: hyperparameters for people, and functions of scalars for the kernels.
 
 ``weight(h, state) -> w`` says which weight a row's state stands for, ``update(h, state, w, g) -> state`` how a
-gradient changes it. Both see only ``h`` (the hyperparameters, f32) and f32 scalars: no array, no attribute.
-Only an optimizer's name crosses a wire or stands in a model.
+gradient changes it; ``scale`` lets a weight decay, for those who ask. They see only ``h`` (the hyperparameters,
+f32) and f32 scalars: no array, no attribute. Only an optimizer's name crosses a wire or stands in a model.
 """
 
 from __future__ import annotations
@@ -63,6 +63,19 @@ class Optimizer:
         """The state after gradient ``g``; ``w`` is ``weight(h, state)``."""
         raise NotImplementedError
 
+    @staticmethod
+    def scale(h: Any, state: tuple[Any, ...], factor: Any) -> tuple[Any, ...]:
+        """The state after its weight has decayed to ``factor`` times what it was.
+
+        This one is for optimizers whose first state is ``w``; others bring their own, or cannot decay.
+        """
+        return (state[0] * factor, *state[1:])
+
+    @classmethod
+    def can_scale(cls) -> bool:
+        """Whether ``scale`` is for this optimizer's states."""
+        return cls.states[0] == "w" or cls.scale is not Optimizer.scale
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -105,7 +118,7 @@ def _hyper_class(cls: type[Optimizer]) -> Any:
 
         names = [field.name for field in dataclasses.fields(cls)]
         name = cls.name.replace("-", "_")
-        _hyper_classes[cls] = register(name, names, cls.weight, cls.update, len(cls.states))
+        _hyper_classes[cls] = register(name, names, cls.weight, cls.update, len(cls.states), cls.scale)
     return _hyper_classes[cls]
 
 

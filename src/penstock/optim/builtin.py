@@ -47,6 +47,14 @@ class FTRL(Optimizer):
         sigma = (math.sqrt(m) - math.sqrt(n)) * (np.float32(1) / h.alpha)
         return (z + (g - sigma * w), m)
 
+    @staticmethod
+    def scale(h: Any, state: tuple[Any, ...], factor: Any) -> tuple[Any, ...]:
+        """z times ``factor``: the weight shrinks by just that where l1 = 0, and by more (to 0 near l1) elsewhere.
+
+        n stays, and so does the learning rate of the coordinate.
+        """
+        return (state[0] * factor, state[1])
+
 
 @register_optimizer
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Rows in memory: a collisionless table that grows segment by segment."""
 
-from penstock.table.table import SEGMENTS, Table, unique_keys
+from penstock.table.layout import SEGMENTS, Layout
+from penstock.table.table import Norms, Table, unique_keys
 
-__all__ = ["SEGMENTS", "Table", "unique_keys"]
+__all__ = ["SEGMENTS", "Layout", "Norms", "Table", "unique_keys"]

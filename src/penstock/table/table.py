@@ -6,23 +6,47 @@ no kernel runs, and speaks Arrow to the outside. It knows nothing of models or f
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from penstock.batch import Floats, Keys
 from penstock.errors import ConfigError
+from penstock.kernels import dedup, pull_push, reduce
 from penstock.kernels import rows as kernels
 from penstock.optim import Optimizer
 from penstock.table.arena import Arena
+from penstock.table.layout import SEGMENTS, Layout
 
-__all__ = ["SEGMENTS", "Table"]
-
-SEGMENTS = 1024
-"""Equal slices of the hash space: the unit of placement, growth and checkpoints."""
+__all__ = ["SEGMENTS", "Norms", "Table", "unique_keys"]
 
 _LEAST_SLOTS = 64
 _SMALL_SLOTS = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norms:
+    """What the weights of a table, or of several parts of one, add up to."""
+
+    rows: int
+    nonzero: int
+    """Weights, of ``rows * dim``, that are not exactly 0."""
+    l1: float
+    """Sum of the weights' absolute values."""
+    l2_squared: float
+    """Sum of their squares."""
+
+    def __add__(self, other: Norms) -> Norms:
+        """Of both parts together."""
+        return Norms(
+            rows=self.rows + other.rows,
+            nonzero=self.nonzero + other.nonzero,
+            l1=self.l1 + other.l1,
+            l2_squared=self.l2_squared + other.l2_squared,
+        )
 
 
 class Table:
@@ -41,15 +65,14 @@ class Table:
         Raises:
             ConfigError: ``segments`` is not a power of two, or a size is not positive.
         """
-        if segments < 2 or segments & (segments - 1):
-            raise ConfigError(f"segments must be a power of two >= 2, got {segments}")
         if dim < 1 or slots < 1:
             raise ConfigError(f"dim and slots must be >= 1, got dim {dim}, slots {slots}")
+        self.layout = Layout(optimizer=optimizer, dim=dim, segments=segments)
         self.optimizer = optimizer
         self.hyper = optimizer.hyper()
         self.dim = dim
         self.segments = segments
-        self.width = dim * len(optimizer.states)
+        self.width = self.layout.width
         """f32 words of a row, besides its key."""
         stride = (2 + self.width + 3) // 4 * 2
         self._arena = Arena(_LEAST_SLOTS * stride * 8)
@@ -73,6 +96,12 @@ class Table:
         order = max(0, (-(-slots // segments) - 1).bit_length() - (_LEAST_SLOTS.bit_length() - 1))
         for segment in range(segments):
             self._place(segment, order)
+        self._removed: list[Keys] = []
+
+    @staticmethod
+    def of(layout: Layout, *, slots: int = 1 << 16) -> Table:
+        """An empty table."""
+        return Table(layout.optimizer, dim=layout.dim, segments=layout.segments, slots=slots)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -91,13 +120,13 @@ class Table:
     def pull(self, keys: Keys) -> Floats:
         """Weights f32[n, dim] of ``keys`` u64[n]; zeros where there is no row."""
         out = np.empty((len(keys), self.dim), np.float32)
-        kernels.pull(self.rows, self.hyper, keys, out)
+        pull_push.pull(self.rows, self.hyper, np.ascontiguousarray(keys), out)
         return out
 
     def push(self, keys: Keys, gradients: Floats) -> None:
         """Apply ``gradients`` f32[n, dim] to the rows of ``keys`` u64[n], in order; makes missing rows."""
-        done = 0
-        while (done := kernels.push(self.rows, self.hyper, keys, gradients, done)) < len(keys):
+        keys, gradients, done = np.ascontiguousarray(keys), np.ascontiguousarray(gradients), 0
+        while (done := pull_push.push(self.rows, self.hyper, keys, gradients, done)) < len(keys):
             self.grow()
 
     def insert(self, keys: Keys, words: Floats) -> None:
@@ -114,34 +143,37 @@ class Table:
         order = np.argsort(keys)
         return keys[order], words[order]
 
+    def read(self, keys: Keys) -> tuple[Floats, int]:
+        """Words f32[n, width] of ``keys`` u64[n], zeros where there is no row, and how many there are."""
+        words = np.empty((len(keys), self.width), np.float32)
+        return words, kernels.read_words(self.rows, keys, words)
+
+    def copy_all(self) -> tuple[Keys, Floats]:
+        """All keys, rising, and their words f32[n, width]; they count as unchanged from now on."""
+        self.take_changed()
+        parts = [self.items(segment) for segment in range(self.segments)]
+        return np.concatenate([keys for keys, _ in parts]), np.concatenate([words for _, words in parts])
+
+    def copy_changed(self) -> tuple[Keys, Floats]:
+        """The same of the rows that changed since they were last taken or copied."""
+        keys = self.take_changed()
+        return keys, self.read(keys)[0]
+
+    def touch(self, keys: Keys) -> None:
+        """Count the rows of ``keys`` as changed."""
+        kernels.mark_changed(self.rows, keys)
+
     def arrow_schema(self) -> pa.Schema:
         """Columns of ``to_arrow``: key, weight, then the optimizer's states."""
-        cell = pa.float32() if self.dim == 1 else pa.list_(pa.float32(), self.dim)
-        states = [pa.field(name, cell) for name in self.optimizer.states if name != "w"]
-        return pa.schema([pa.field("key", pa.uint64()), pa.field("weight", cell), *states])
+        return self.layout.schema()
 
     def to_arrow(self, segment: int) -> pa.RecordBatch:
         """A segment's rows, by rising key, as a model on disk has them."""
-        keys, words = self.items(segment)
-        columns = {"weight": self.pull(keys)}
-        for s, name in enumerate(self.optimizer.states):
-            columns[name] = words[:, s * self.dim : (s + 1) * self.dim]
-        schema = self.arrow_schema()
-        arrays = [pa.array(keys)]
-        for field in list(schema)[1:]:
-            flat = pa.array(np.ascontiguousarray(columns[field.name]).reshape(-1))
-            arrays.append(flat if self.dim == 1 else pa.FixedSizeListArray.from_arrays(flat, self.dim))
-        return pa.record_batch(arrays, schema=schema)
+        return self.layout.to_arrow(*self.items(segment))
 
     def insert_arrow(self, batch: pa.RecordBatch) -> None:
         """The inverse of ``to_arrow``; rows of any segments."""
-        keys = batch.column("key").to_numpy()
-        words = np.empty((len(keys), self.width), np.float32)
-        for s, name in enumerate(self.optimizer.states):
-            column = batch.column("weight" if name == "w" else name)
-            flat = column if self.dim == 1 else column.flatten()
-            words[:, s * self.dim : (s + 1) * self.dim] = flat.to_numpy().reshape(-1, self.dim)
-        self.insert(keys, words)
+        self.insert(*self.layout.from_arrow(batch))
 
     def take_changed(self) -> Keys:
         """Keys of the rows that changed since the last call (or since the table began), rising."""
@@ -151,6 +183,80 @@ class Table:
             found.append(keys[: kernels.take_changed(self.rows, segment, keys)])
         return np.sort(np.concatenate(found))
 
+    def norms(self) -> Norms:
+        """Rows, weights that are not 0, and sums of |w| and w² in f64, without moving a row.
+
+        The sums are the same each time, but may differ in the last bits from those of a table that came to hold
+        the same rows in another way.
+        """
+        out = np.zeros(4)
+        reduce.add_norms(self.rows, self.hyper, self.dim, 0, self.segments, out)
+        return Norms(rows=int(out[0]), nonzero=int(out[1]), l1=float(out[2]), l2_squared=float(out[3]))
+
+    def top(self, k: int) -> tuple[Keys, NDArray[np.float64]]:
+        """The k rows of largest Euclidean norm (dim 1: absolute weight), falling: keys u64[k], norms f64[k].
+
+        Equal norms are in the order of their keys. Fewer than k where there are not as many rows.
+        """
+        keys, norms = np.empty(0, np.uint64), np.empty(0)
+        for segment in range(self.segments if k > 0 else 0):
+            more = np.empty(self.rows.used[segment], np.uint64)
+            lengths = np.empty(len(more))
+            reduce.row_norms(self.rows, self.hyper, self.dim, segment, more, lengths)
+            if len(keys) == k:
+                # Keys rise over the segments, so a row that equals the last of the best comes behind it.
+                better = lengths > norms[-1]
+                more, lengths = more[better], lengths[better]
+            if len(more):
+                keys, norms = np.concatenate([keys, more]), np.concatenate([norms, lengths])
+                best = np.lexsort((keys, -norms))[:k]
+                keys, norms = keys[best], norms[best]
+        return keys, norms
+
+    def prune(self, threshold: float = 0.0) -> int:
+        """Remove the rows whose weights are all at most ``threshold`` in absolute value, states and all.
+
+        Returns how many there were; ``take_removed`` says which. Segments are made anew around the rows that
+        stay, smaller where these leave more than half of them empty. No kernel may run on ``rows`` meanwhile.
+
+        Raises:
+            ConfigError: ``threshold`` is negative or not finite.
+        """
+        if not (math.isfinite(threshold) and threshold >= 0):
+            raise ConfigError(f"the threshold of prune must be a finite number >= 0, got {threshold}")
+        before = len(self)
+        for segment in range(self.segments):
+            keys = np.empty(self.rows.used[segment], np.uint64)
+            n = reduce.remove_small(self.rows, self.hyper, self.dim, segment, np.float32(threshold), keys)
+            if n == 0:
+                continue
+            self._removed.append(keys[:n].copy())
+            smaller = self._order(segment)
+            while smaller and int(self._load[segment] * (_LEAST_SLOTS << smaller - 1)) > 2 * len(keys[n:]):
+                smaller -= 1
+            self._move(segment, smaller)
+        return before - len(self)
+
+    def take_removed(self) -> Keys:
+        """Keys that ``prune`` removed since the last call and that have no row now, rising."""
+        keys, _ = unique_keys(np.concatenate([np.empty(0, np.uint64), *self._removed]))
+        self._removed.clear()
+        back = np.empty(len(keys), np.bool_)
+        reduce.contains(self.rows, keys, back)
+        return keys[~back]
+
+    def decay(self, factor: float) -> None:
+        """Scale all weights by ``factor``, as the optimizer's ``scale`` does it; every row counts as changed.
+
+        Raises:
+            ConfigError: ``factor`` is not in [0, 1], or the optimizer has no ``scale`` for its states.
+        """
+        if not 0 <= factor <= 1:
+            raise ConfigError(f"the factor of decay must be a number from 0 to 1, got {factor}")
+        if not self.optimizer.can_scale():
+            raise ConfigError(f"optimizer {self.optimizer.name} cannot decay: it has no function scale")
+        reduce.decay(self.rows, self.hyper, self.dim, 0, self.segments, np.float32(factor))
+
     def grow(self) -> None:
         """Enlarge the segments that are full or nearly so, one at a time. No kernel may run on ``rows`` meanwhile.
 
@@ -159,12 +265,7 @@ class Table:
         """
         self.rows.halt[0] = 0
         for segment in np.flatnonzero(self.rows.used >= self.rows.limit - self.rows.limit // 32).tolist():
-            base, mask = self.rows.bases[segment], self.rows.masks[segment]
-            slots = self._slots(segment)
-            order = (slots // _LEAST_SLOTS).bit_length() - 1
-            self._place(segment, order + (2 if slots < _SMALL_SLOTS else 1))
-            kernels.rehash(self.rows, base, mask, segment)
-            self._arena.free(int(base) * 8, order)
+            self._move(segment, self._order(segment) + (2 if self._slots(segment) < _SMALL_SLOTS else 1))
 
     def validate(self) -> None:
         """Check that every row can be found, counts are right, and no two segments share memory."""
@@ -187,6 +288,16 @@ class Table:
     def _slots(self, segment: int) -> int:
         return int(self.rows.masks[segment]) // 2 + 1
 
+    def _order(self, segment: int) -> int:
+        return (self._slots(segment) // _LEAST_SLOTS).bit_length() - 1
+
+    def _move(self, segment: int, order: int) -> None:
+        """Rows of a segment to a new block of ``order``; what they leave is given back."""
+        base, mask, old_order = self.rows.bases[segment], self.rows.masks[segment], self._order(segment)
+        self._place(segment, order)
+        kernels.rehash(self.rows, base, mask, segment)
+        self._arena.free(int(base) * 8, old_order)
+
     def _place(self, segment: int, order: int) -> None:
         slots = _LEAST_SLOTS << order
         offset = self._arena.allocate(order)
@@ -197,5 +308,4 @@ class Table:
 
 def unique_keys(keys: Keys) -> tuple[Keys, NDArray[np.int64]]:
     """The distinct keys, rising, and for each of ``keys`` its place among them."""
-    unique, index = np.unique(keys, return_inverse=True)
-    return unique, index.astype(np.int64, copy=False)
+    return dedup.distinct(keys)

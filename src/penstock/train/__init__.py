@@ -1,7 +1,8 @@
 """Training and scoring: the loop that reads, hashes, learns and reports."""
 
 from penstock.train.holdout import Holdout
-from penstock.train.online import Online, Run, fit
+from penstock.train.online import Online, fit
 from penstock.train.scoring import evaluate, predict_to_file
+from penstock.train.session import Run
 
 __all__ = ["Holdout", "Online", "Run", "evaluate", "fit", "predict_to_file"]

@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Any
 
 from penstock.errors import ConfigError, FolderBusy, ModelError, StorageError
-from penstock.models import Linear, load_model, read_manifest, save_model
-from penstock.models.folder import check_not_foreign
+from penstock.models import Model, load_model, read_manifest, save_model
+from penstock.models.manifest import check_not_foreign
 
 __all__ = ["RunFolder"]
 
@@ -83,7 +83,7 @@ class RunFolder:
         """Forget what an earlier run reported; its checkpoint stays until there is a newer one, or the model."""
         self.progress.unlink(missing_ok=True)
 
-    def save_checkpoint(self, model: Linear, progress: dict[str, Any]) -> None:
+    def save_checkpoint(self, model: Model, progress: dict[str, Any]) -> None:
         """Replace the checkpoint, at once."""
         save_model(model, self.checkpoint, progress=progress)
 
@@ -104,11 +104,15 @@ class RunFolder:
             raise ModelError(f"{self.checkpoint}/manifest.json: damaged: it does not say where the run stood")
         return progress
 
-    def load_checkpoint(self) -> Linear:
+    def load_checkpoint(self) -> Model:
         """The model as the interrupted run left it."""
         return load_model(self.checkpoint)
 
-    def finish(self, model: Linear) -> None:
+    def finish(self, model: Model) -> None:
         """Write the model, then forget the checkpoint."""
         save_model(model, self.path)
+        self.forget_checkpoint()
+
+    def forget_checkpoint(self) -> None:
+        """The run has ended, and its model is there."""
         shutil.rmtree(self.checkpoint, ignore_errors=True)

@@ -57,6 +57,10 @@ class Holdout:
 
         return learnt, held_out
 
+    def columns(self, plan: FeaturePlan) -> tuple[str, ...]:
+        """What ``split`` looks at besides the columns of features."""
+        return (plan.time,) if self.after is not None and plan.time is not None else ()
+
 
 def _fraction(fraction: float, chunk: int, row: int, rows: int) -> NDArray[np.bool_]:
     # Philox draws any range of its sequence at once; four numbers to a step of its counter.

@@ -6,22 +6,20 @@ Each learner predicts every example before it learns it. What is read, and what 
 from __future__ import annotations
 
 import concurrent.futures
+from abc import ABC, abstractmethod
 
 import numpy as np
 
 from penstock.batch import Floats, SparseBatch
-from penstock.models import Linear
+from penstock.models import Linear, Model
 from penstock.models.linear import as_examples, memory_for
 from penstock.table import unique_keys
 
-__all__ = ["Hogwild", "Learner", "MiniBatches"]
+__all__ = ["ByExample", "Hogwild", "Learner", "MiniBatches"]
 
 
-class Learner:
-    """Learns batches by example, in one thread."""
-
-    def __init__(self, model: Linear) -> None:
-        self._model = model
+class Learner(ABC):
+    """Learns batches; a context."""
 
     def __enter__(self) -> Learner:
         return self
@@ -29,12 +27,23 @@ class Learner:
     def __exit__(self, *_: object) -> None:
         return None
 
+    @abstractmethod
+    def learn(self, batch: SparseBatch, out: Floats) -> None:
+        """Predict into ``out``, then learn."""
+
+
+class ByExample(Learner):
+    """Learns example by example, in one thread."""
+
+    def __init__(self, model: Linear) -> None:
+        self._model = model
+
     def learn(self, batch: SparseBatch, out: Floats) -> None:
         """Predict into ``out``, then learn."""
         self._model.learn(batch, out)
 
 
-class Hogwild(Learner):
+class Hogwild(ByExample):
     """Learns each batch in several threads at once; they park while the table grows."""
 
     def __init__(self, model: Linear, threads: int) -> None:
@@ -65,18 +74,21 @@ class Hogwild(Learner):
 
 
 class MiniBatches(Learner):
-    """Learns through ``gradients``: pull, compute, push, as the parameter server's workers do."""
+    """Learns any model through ``gradients``: pull, compute, push, as the parameter server's workers do."""
 
-    def __init__(self, model: Linear, size: int) -> None:
-        super().__init__(model)
+    def __init__(self, model: Model, size: int) -> None:
+        self._model = model
         self._size = size
 
     def learn(self, batch: SparseBatch, out: Floats) -> None:
         """Predict and learn, ``size`` consecutive examples at a time."""
-        table = self._model.tables()["weights"]
+        model = self._model
+        tables = model.tables()
         for begin in range(0, len(batch), self._size):
             part = batch.slice(begin, min(begin + self._size, len(batch)))
-            keys, index = unique_keys(part.keys)
-            rows = {"weights": table.pull(keys)}
-            _, grads = self._model.gradients(rows, {"weights": index}, part, out[begin : begin + len(part)])
-            table.push(keys, grads["weights"])
+            distinct = {name: unique_keys(keys) for name, keys in model.keys(part).items()}
+            rows = {name: tables[name].pull(keys) for name, (keys, _) in distinct.items()}
+            index = {name: places for name, (_, places) in distinct.items()}
+            _, grads = model.gradients(rows, index, part, out[begin : begin + len(part)])
+            for name, (keys, _) in distinct.items():
+                tables[name].push(keys, grads[name])

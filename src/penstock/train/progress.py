@@ -7,7 +7,7 @@ import json
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TextIO
@@ -31,6 +31,8 @@ class Report:
     """The same, of the rows since the last report."""
     features: int
     table_nbytes: int
+    memory_nbytes: int = field(default_factory=lambda: memory_nbytes())
+    """Largest resident size so far: of this process, or of all that hold the model."""
 
     @property
     def rows_per_s(self) -> float:
@@ -46,7 +48,7 @@ class Report:
             "rows_per_s": round(self.rows_per_s, 1),
             "features": self.features,
             "table_nbytes": self.table_nbytes,
-            "memory_nbytes": memory_nbytes(),
+            "memory_nbytes": self.memory_nbytes,
             "progressive": self.scores.to_json(),
             "recent": self.recent.to_json(),
         }
@@ -109,7 +111,7 @@ class Lines(_Plain):
         scores = report.scores
         print(
             f"{report.seconds:8.1f} {report.rows:12,} {human(report.rows_per_s):>8} {scores.logloss:8.5f} "
-            f"{scores.auc:7.4f} {human(report.features):>9} {human(memory_nbytes(), 'B'):>8}",
+            f"{scores.auc:7.4f} {human(report.features):>9} {human(report.memory_nbytes, 'B'):>8}",
             file=self._stream,
             flush=True,
         )
@@ -172,7 +174,7 @@ class Bar:
             f"logloss {scores.logloss:.4f}",
             f"AUC {scores.auc:.4f}",
             f"{human(report.features)} features",
-            human(memory_nbytes(), "B"),
+            human(report.memory_nbytes, "B"),
         )
         text = parts[0]
         for part in parts[1:]:

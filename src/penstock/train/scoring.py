@@ -16,13 +16,13 @@ from penstock.data import Source, open_source
 from penstock.errors import ConfigError, DataError, StorageError
 from penstock.features import unknown_column
 from penstock.metrics import BinaryMetrics
-from penstock.models import Linear
+from penstock.models import Model
 from penstock.train.stream import EncodedStream, read_for
 
 __all__ = ["evaluate", "evaluate_stream", "predict_to_file"]
 
 
-def evaluate(model: Linear, data: Any, *, readers: int | None = None) -> BinaryMetrics:
+def evaluate(model: Model, data: Any, *, readers: int | None = None) -> BinaryMetrics:
     """Metrics of the model on labelled data.
 
     Raises:
@@ -33,7 +33,7 @@ def evaluate(model: Linear, data: Any, *, readers: int | None = None) -> BinaryM
 
 
 def evaluate_stream(
-    model: Linear, stream: EncodedStream, after_each: Callable[[], None] = lambda: None
+    model: Model, stream: EncodedStream, after_each: Callable[[], None] = lambda: None
 ) -> BinaryMetrics:
     """Metrics of the model on encoded batches; ``after_each`` of them is called."""
     metrics = BinaryMetrics()
@@ -46,7 +46,7 @@ def evaluate_stream(
 
 
 def predict_to_file(
-    model: Linear,
+    model: Model,
     data: Any,
     output: str | Path,
     *,
@@ -106,7 +106,7 @@ def predict_to_file(
 
 
 def _stream(
-    model: Linear, data: Any, *, labelled: bool, readers: int | None, extra: tuple[str, ...] = ()
+    model: Model, data: Any, *, labelled: bool, readers: int | None, extra: tuple[str, ...] = ()
 ) -> EncodedStream:
     if model.plan is None:
         raise ConfigError("the model has not been fitted: it knows no columns yet")

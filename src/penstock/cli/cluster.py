@@ -1,0 +1,313 @@
+"""A cluster by hand: ``penstock coordinator``, ``server`` and ``worker`` on any hosts; ``cluster`` looks at it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from typing import Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from penstock.errors import ConfigError
+
+__all__ = ["cluster", "coordinator", "server", "worker"]
+
+_access_options = [
+    click.option(
+        "--token-file",
+        required=True,
+        help="File with the cluster's token, readable by its owner alone; the same on every host.",
+    ),
+    click.option("--cluster", "cluster_name", default="penstock", show_default=True, help="Name of the cluster."),
+    click.option("--tls-cert", help="Certificate of this host (PEM), for mutual TLS."),
+    click.option("--tls-key", help="Its key."),
+    click.option("--tls-ca", help="The authority that signed everybody's certificate."),
+    click.option(
+        "--allow-plaintext", is_flag=True, help="Listen on a network without TLS: only where you trust everybody."
+    ),
+]
+
+
+def access_options(command: Any) -> Any:
+    """The options that say who belongs to a cluster."""
+    for option in reversed(_access_options):
+        command = option(command)
+    return command
+
+
+def _access(
+    token_file: str,
+    cluster_name: str,
+    tls_cert: str | None,
+    tls_key: str | None,
+    tls_ca: str | None,
+    allow_plaintext: bool,
+) -> Any:
+    from penstock.engine.node import Access
+    from penstock.transport import client_tls, read_token, server_tls
+
+    files = (tls_cert, tls_key, tls_ca)
+    if any(files) and not all(files):
+        raise ConfigError("TLS needs all of --tls-cert, --tls-key and --tls-ca")
+    tls: dict[str, Any] = {}
+    if tls_cert and tls_key and tls_ca:
+        tls = {
+            "server_tls": server_tls(tls_cert, tls_key, tls_ca),
+            "client_tls": client_tls(tls_cert, tls_key, tls_ca),
+        }
+    return Access(cluster=cluster_name, token=read_token(token_file), allow_plaintext=allow_plaintext, **tls)
+
+
+def _name(role: str, name: str | None) -> str:
+    return name if name is not None else f"{role}-{socket.gethostname()[:40]}-{os.getpid()}"
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+
+
+@click.command()
+@click.argument("job")
+@click.option("--listen", default="127.0.0.1:7077", show_default=True, help="Address that roles join at.")
+@click.option("--servers", type=int, help="Servers to wait for.  [default: the job's, or 1]")
+@click.option("--consistency", help="bsp, ssp:4 or asp.")
+@click.option("-o", "--output", help="Folder for the model; every role must be able to write there.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in the output folder.")
+@access_options
+def coordinator(
+    job: str,
+    listen: str,
+    servers: int | None,
+    consistency: str | None,
+    output: str | None,
+    resume: bool,
+    **access: Any,
+) -> None:
+    """Coordinate the run that a JOB file describes; servers and workers are started by hand, and join.
+
+    It ends when the model is in the output folder.
+    """
+    import dataclasses
+
+    from penstock.engine.coordinator import CoordinatorSpec, run_coordinator
+    from penstock.engine.fit import prepare
+    from penstock.engine.strategy import ParameterServer
+    from penstock.job import read_job
+
+    described = read_job(job)
+    given: dict[str, Any] = {"servers": servers, "consistency": consistency}
+    train = dataclasses.replace(described.train, **{k: v for k, v in given.items() if v is not None})
+    place = described.output if output is None else dataclasses.replace(described.output, path=output)
+    described = dataclasses.replace(
+        described, train=dataclasses.replace(train, strategy="parameter-server"), output=place
+    )
+    strategy = described.strategy()
+    assert isinstance(strategy, ParameterServer)
+    _log_to_stderr()
+    with prepare(
+        described.model(),
+        described.data.open(),
+        strategy=strategy,
+        passes=described.train.passes,
+        holdout=described.holdout(),
+        output=described.output.path,
+        resume=resume,
+        checkpoint_every_s=described.train.checkpoint_every_s,
+        job=described.to_dict(),
+    ) as prepared:
+        run_coordinator(
+            CoordinatorSpec(
+                run=prepared.run,
+                access=_access(**access),
+                listen=listen,
+                on_listening=lambda address: click.echo(f"listening at {address}"),
+            )
+        )
+        scores = prepared.finish()
+    click.echo(f"model in {described.output.path}")
+    if scores is not None:
+        click.echo(f"hold-out: logloss {scores.logloss:.5f}, AUC {scores.auc:.4f}")
+
+
+@click.command()
+@click.option("--join", required=True, help="Address of the coordinator: host:port.")
+@click.option("--listen", default="127.0.0.1:0", show_default=True, help="Address to serve at; port 0: any.")
+@click.option("--advertise", help="Address by which others reach it, if another.")
+@click.option("--name", help="Unique in the cluster.  [default: server-HOST-PID]")
+@click.option("--join-s", type=float, default=60.0, show_default=True, help="Seconds to try to join for.")
+@access_options
+def server(join: str, listen: str, advertise: str | None, name: str | None, join_s: float, **access: Any) -> None:
+    """Hold a share of the rows of a cluster's model, until its run is over."""
+    from penstock.engine.server import ServerSpec, run_server
+
+    _log_to_stderr()
+    run_server(
+        ServerSpec(
+            join=join,
+            access=_access(**access),
+            name=_name("server", name),
+            listen=listen,
+            advertise=advertise,
+            join_s=join_s,
+        )
+    )
+
+
+@click.command()
+@click.option("--join", required=True, help="Address of the coordinator: host:port.")
+@click.option("--name", help="Unique in the cluster.  [default: worker-HOST-PID]")
+@click.option("--join-s", type=float, default=60.0, show_default=True, help="Seconds to try to join for.")
+@access_options
+def worker(join: str, name: str | None, join_s: float, **access: Any) -> None:
+    """Read data and compute gradients for a cluster, until its run is over. May join and leave at any time."""
+    from penstock.engine.worker import WorkerSpec, run_worker
+
+    _log_to_stderr()
+    run_worker(WorkerSpec(join=join, access=_access(**access), name=_name("worker", name), join_s=join_s))
+
+
+@click.group()
+def cluster() -> None:
+    """Look at a running cluster, or stop it."""
+
+
+def _find(run: str, join: str | None, token_file: str | None, **access: Any) -> tuple[Any, str]:
+    """Access to a cluster and its coordinator's address: as options say, or as the run's folder does."""
+    from penstock.engine.local import read_access
+
+    if join is None:
+        return read_access(run)
+    if token_file is None:
+        raise ConfigError("--join needs --token-file")
+    return _access(token_file=token_file, **access), join
+
+
+def find_options(command: Any) -> Any:
+    """The options that say which cluster."""
+    for option in reversed(_access_options[1:]):
+        command = option(command)
+    command = click.option("--token-file", help="The cluster's token, for --join.")(command)
+    command = click.option("--join", help="Coordinator of a cluster that was started by hand: host:port.")(command)
+    return click.argument("run", default="model")(command)
+
+
+@cluster.command()
+@find_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def status(as_json: bool, **which: Any) -> None:
+    """Show who takes part in a RUN (its output folder): rows, memory, bytes, staleness, heartbeats."""
+    from penstock.engine.observer import Observer
+
+    access, address = _find(**which)
+    with Observer(access, address) as observer:
+        found = observer.status()
+    if as_json:
+        import json
+
+        click.echo(json.dumps({k: v for k, v in found.items() if k != "metrics"}))
+        return
+    _print_status(Console(markup=False), found, address)
+
+
+@cluster.command()
+@find_options
+def stop(**which: Any) -> None:
+    """Have a RUN write a checkpoint, and end."""
+    from penstock.engine.observer import Observer
+
+    access, address = _find(**which)
+    with Observer(access, address) as observer:
+        observer.stop("stopped by penstock cluster stop")
+    click.echo("asked to stop; it writes a checkpoint first")
+
+
+@cluster.command("new-token")
+@click.argument("file")
+def new_token_file(file: str) -> None:
+    """Write a new token to a FILE that its owner alone may read."""
+    from penstock.transport import new_token
+
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be made: {error.strerror}") from error
+    with os.fdopen(descriptor, "wb") as handle:
+        handle.write(new_token() + b"\n")
+    click.echo(f"token in {file}; copy it to every host of the cluster")
+
+
+def _print_status(console: Console, found: dict[str, Any], address: str) -> None:
+    from penstock.metrics import BinaryMetrics
+    from penstock.train.progress import human
+
+    scores = BinaryMetrics.from_state(found["metrics"]).scores()
+    console.print(
+        f"{found['phase']} at {address}: {found['done']:.0%} done, {found['rows']:,} rows in "
+        f"{found['seconds']:.1f} s, {found['consistency']}, routing {found['routing']}, "
+        f"logloss {scores.logloss:.5f}, AUC {scores.auc:.4f}",
+        highlight=False,
+    )
+    servers = _table("server", "address", "segments", "rows", "memory", "in", "out", "staleness", "heartbeat")
+    for one in found["servers"]:
+        servers.add_row(
+            one["name"],
+            one["address"],
+            f"{one['segments']:,}",
+            f"{sum(one.get('rows', {}).values()):,}",
+            human(one.get("memory_nbytes", 0), "B"),
+            human(one.get("bytes_in", 0), "B"),
+            human(one.get("bytes_out", 0), "B"),
+            _staleness(one.get("staleness", {})),
+            f"{one['heartbeat_s']:.1f} s ago",
+        )
+    console.print(servers)
+    workers = _table("worker", "batches", "stolen", "rows", "busy", "waits for", "heartbeat")
+    for one in found["workers"]:
+        waits = sorted(one.get("waits", {}).items(), key=lambda wait: -wait[1])
+        workers.add_row(
+            one["name"],
+            f"{one.get('done', 0):,}",
+            f"{one.get('stolen', 0):,}",
+            f"{one.get('rows', 0):,}",
+            f"{one.get('busy_s', 0.0):.1f} s",
+            ", ".join(f"{cause} {seconds:.1f} s" for cause, seconds in waits if seconds >= 0.05) or "-",
+            f"{one['heartbeat_s']:.1f} s ago",
+        )
+    console.print(workers)
+    hot = _table("hot keys", "table", "share of pulls")
+    for key, table, share in found.get("hot", [])[:10]:
+        hot.add_row(f"{key:#018x}", table, f"{share:.1%}")
+    if found.get("hot"):
+        console.print(hot)
+    if found.get("skew"):
+        skew = found["skew"]
+        console.print(
+            f"skew: the fullest server has {skew['rows']:.2f} x the mean of rows, "
+            f"the busiest {skew['load']:.2f} x the mean of pulled keys",
+            highlight=False,
+        )
+    for at, text in found["events"][-10:]:
+        console.print(f"{at:8.1f} s  {text}", highlight=False)
+
+
+def _staleness(counts: dict[str, int]) -> str:
+    """Median and largest."""
+    pairs = sorted((int(at), n) for at, n in counts.items())
+    total, seen = sum(n for _, n in pairs), 0
+    for at, n in pairs:
+        seen += n
+        if 2 * seen >= total:
+            return f"{at}, at most {pairs[-1][0]}"
+    return "-"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    for number, name in enumerate(columns):
+        left = number == 0 or name in ("address", "waits for", "table")
+        table.add_column(name, justify="left" if left else "right", no_wrap=number == 0)
+    return table

@@ -1,0 +1,5 @@
+"""``python -m penstock.engine``: a role as a process; see ``role``."""
+
+from penstock.engine.role import main
+
+main()

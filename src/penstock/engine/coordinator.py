@@ -1,0 +1,295 @@
+"""The role of a coordinator: lets roles join, hands out work, keeps the score, commits checkpoints and the
+model."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from penstock.engine.node import Access, Links, every, new_incarnation
+from penstock.engine.reading import Reading
+from penstock.engine.spec import RunSpec
+from penstock.errors import ModelError, PenstockError
+from penstock.metrics import BinaryMetrics
+from penstock.models import build_manifest, commit_manifest, discard_version, new_version, read_manifest
+from penstock.parameter_server.coordinator import Coordinator, Patience
+from penstock.parameter_server.effects import Commit, Effect, End, Prepare
+from penstock.parameter_server.messages import Figures, Message, Record, Status, StatusQuery
+from penstock.parameter_server.work import WorkQueue
+from penstock.transport import Identity
+
+__all__ = ["CoordinatorSpec", "run_coordinator"]
+
+_log: Final = logging.getLogger("penstock.engine")
+
+TICK_S: Final = 0.05
+LAYERS_MOST: Final = 8
+"""Incremental checkpoints on one complete one."""
+LINGER_S: Final = 2.0
+"""After the end, for those who ask how it ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoordinatorSpec:
+    """A run, and where its roles may join."""
+
+    run: RunSpec
+    access: Access
+    listen: str = "127.0.0.1:0"
+    name: str = "coordinator"
+    on_listening: Any = None
+    """Called with the address, once roles may join."""
+
+
+def run_coordinator(spec: CoordinatorSpec) -> None:
+    """Coordinate a run until it is over.
+
+    Raises:
+        PenstockError: it failed; the message says why, and which checkpoint to resume from.
+    """
+    _CoordinatorRole(spec).run()
+
+
+class _Score:
+    """Progressive metrics, of micro-batches that are done."""
+
+    def __init__(self, metrics: BinaryMetrics, rows: int) -> None:
+        self.metrics = metrics
+        self.rows = rows
+
+    def add(self, figures: Figures) -> None:
+        """Each micro-batch comes here once."""
+        self.rows += figures.rows
+        self.metrics.merge_taken(figures.scored, figures.loss, figures.bins, figures.sums)
+
+    def state(self) -> dict[str, Any]:
+        """A copy, as a checkpoint has it."""
+        return {"rows": self.rows, "metrics": self.metrics.to_state()}
+
+
+class _CoordinatorRole:
+    def __init__(self, spec: CoordinatorSpec) -> None:
+        self._spec, self._run = spec, spec.run
+        self._lock = threading.Lock()
+        self._tasks: queue.SimpleQueue[Prepare | Commit | End] = queue.SimpleQueue()
+        self._links = Links(spec.access, Identity(role="coordinator", name=spec.name), self._take)
+        self._links.on_lost = self._lost
+        self._root = Path(self._run.output) / "checkpoint"
+        self._began = time.monotonic()
+        self._layers: dict[str, list[dict[str, Any]]] = {}
+        """Of the committed checkpoint, by table."""
+        self._failed = False
+        """Whether the last checkpoint could not be committed: then the next one is of all rows."""
+        self._seconds_before = 0.0
+        self._rows_before = 0
+        record, metrics = None, BinaryMetrics()
+        self._run.load_imports()
+        self._source = self._run.open()
+        if self._run.resume:
+            record, metrics = self._resume()
+        self._score = _Score(metrics, self._rows_before)
+        consistency = self._run.how
+        self._machine = Coordinator(
+            spec=self._run.to_dict(),
+            n_servers=self._run.servers,
+            segments=self._run.segments,
+            consistency=consistency,
+            queue=WorkQueue(
+                Reading.lengths(self._source, self._run.minibatch),
+                passes=self._run.passes,
+                lanes=self._run.micro_batches,
+                bound=consistency.bound,
+                record=record,
+            ),
+            sink=self._score,
+            routing=new_incarnation(),
+            checkpoint_every_s=self._run.checkpoint_every_s,
+            patience=Patience(gather_s=self._run.gather_s),
+            now=time.monotonic(),
+        )
+        self._machine.rows = self._rows_before
+
+    def run(self) -> None:
+        listener = self._spec.access.listen(self._spec.listen, Identity(role="coordinator", name=self._spec.name))
+        try:
+            listener.serve(self._links.serve)
+            if self._spec.on_listening is not None:
+                self._spec.on_listening(listener.address)
+            with every(TICK_S, self._tick, "ticks"):
+                self._work()
+        finally:
+            self._links.close()
+            listener.close()
+
+    def _work(self) -> None:
+        while True:
+            task = self._tasks.get()
+            if isinstance(task, End):
+                # Whoever asks in this moment hears how it ended.
+                time.sleep(LINGER_S)
+                if task.error is not None:
+                    raise PenstockError(self._with_advice(task.error))
+                return
+            if isinstance(task, Prepare):
+                self._prepare(task)
+            else:
+                self._commit(task)
+
+    def _take(self, sender: str, message: Message) -> None:
+        if isinstance(message, StatusQuery):
+            with self._lock:
+                status = self._machine.status(time.monotonic()) | self._extra_status()
+            self._links.send(sender, Status(id=message.id, status=status))
+            return
+        with self._lock:
+            effects = self._machine.handle(sender, message, time.monotonic())
+        self._do(effects)
+
+    def _lost(self, sender: str) -> None:
+        with self._lock:
+            effects = self._machine.disconnected(sender, time.monotonic())
+        self._do(effects)
+
+    def _tick(self) -> None:
+        with self._lock:
+            effects = self._machine.tick(time.monotonic())
+        self._do(effects)
+
+    def _do(self, effects: list[Effect]) -> None:
+        for effect in self._links.send_all(effects):
+            if isinstance(effect, Prepare | Commit | End):
+                self._tasks.put(effect)
+
+    # Checkpoints and the model.
+
+    def _prepare(self, task: Prepare) -> None:
+        root = Path(self._run.output) if task.final else self._root
+        try:
+            _, folder = new_version(root)
+        except PenstockError as error:
+            with self._lock:
+                effects = self._machine.not_prepared(task.checkpoint, str(error), time.monotonic())
+            self._do(effects)
+            return
+        many = any(len(layers) > LAYERS_MOST for layers in self._layers.values())
+        full = task.final or not self._layers or many or self._failed
+        with self._lock:
+            effects = self._machine.save(task.checkpoint, str(folder), full=full, now=time.monotonic())
+        self._do(effects)
+
+    def _commit(self, commit: Commit) -> None:
+        folder = Path(commit.folder)
+        root, version = folder.parent, int(folder.name[1:])
+        tables = self._run.model["tables"]
+        new = {name: _layer([files[name] for files in commit.files]) for name in tables}
+        layers = {name: [*([] if commit.full else self._layers[name]), layer] for name, layer in new.items()}
+        rows = {name: sum(files[name]["rows"] for files in commit.files) for name in tables}
+        error = None
+        try:
+            manifest = build_manifest(
+                self._run.model,
+                version=version,
+                layers=layers,
+                rows=rows,
+                metadata=self._metadata(),
+                progress=None if commit.final else self._progress(commit),
+            )
+            commit_manifest(root, manifest)
+        except PenstockError as failure:
+            error = str(failure)
+            discard_version(root, version)
+        self._failed = error is not None
+        if error is None and not commit.final:
+            self._layers = layers
+        with self._lock:
+            effects = self._machine.committed(commit.checkpoint, error, time.monotonic())
+        self._do(effects)
+
+    def _progress(self, commit: Commit) -> dict[str, Any]:
+        return {
+            "settings": self.settings(),
+            "state": {"rows": commit.metrics["rows"], "seconds": self._seconds()},
+            "metrics": commit.metrics["metrics"],
+            "job": self._run.job,
+            "run": self._run.to_dict(),
+            "position": {"record": msgspec.to_builtins(commit.record, str_keys=True), "names": commit.names},
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """What a resumed run must share; servers, workers and depth may be others."""
+        run = self._run
+        return {
+            "passes": run.passes,
+            "strategy": {
+                "parameter_server": run.consistency,
+                "minibatch": run.minibatch,
+                "micro_batches": run.micro_batches,
+            },
+            "holdout": run.holdout,
+            "files": run.files,
+            "size": self._source.size,
+        }
+
+    def _resume(self) -> tuple[Record, BinaryMetrics]:
+        where = self._root / "manifest.json"
+        manifest = read_manifest(self._root)
+        progress: dict[str, Any] = manifest.get("progress") or {}
+        try:
+            for name, value in self.settings().items():
+                was = progress["settings"].get(name)
+                if was != msgspec.to_builtins(value):
+                    raise ModelError(f"{self._run.output}: cannot resume: {name} was {was!r}, is now {value!r}")
+            record = msgspec.convert(progress["position"]["record"], Record, strict=False)
+            self._rows_before = int(progress["state"]["rows"])
+            self._seconds_before = float(progress["state"]["seconds"])
+            metrics = BinaryMetrics.from_state(progress["metrics"])
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ModelError):
+                raise
+            raise ModelError(f"{where}: damaged: it does not say where the run stood") from error
+        self._layers = {
+            name: table.get("layers") or [{"files": table["files"], "removed": []}]
+            for name, table in manifest["tables"].items()
+        }
+        return record, metrics
+
+    def _metadata(self) -> dict[str, Any]:
+        run = self._run
+        return {
+            "metrics": {"progressive": self._score.metrics.scores().to_json(), "holdout": None},
+            "lineage": {
+                "files": run.files,
+                "rows": self._machine.rows,
+                "seconds": round(self._seconds(), 3),
+                "settings": {k: v for k, v in self.settings().items() if k not in ("files", "size")},
+                "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            },
+        }
+
+    def _seconds(self) -> float:
+        return self._seconds_before + self._machine.seconds(time.monotonic())
+
+    def _extra_status(self) -> dict[str, Any]:
+        welcome = self._machine.welcome
+        owners = welcome.owners.tolist() if welcome is not None else []
+        return {"metrics": self._score.metrics.to_state(), "output": self._run.output, "owners": owners}
+
+    def _with_advice(self, error: str) -> str:
+        if (self._root / "manifest.json").exists():
+            return f"{error}; go on from the checkpoint with: penstock train --resume -o {self._run.output}"
+        return error
+
+
+def _layer(files: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "files": [entry for part in files for entry in part["files"]],
+        "removed": [entry for part in files for entry in part.get("removed", [])],
+    }
