@@ -32,5 +32,7 @@ What to try next, from there, with penstock = $penstock:
   penstock train clicks/clicks-00000.parquet --label clicked --time time --passes 2 -o other/
   penstock train clicks/clicks-00000.parquet --label clicked --time time --optimizer ftrl,alpha=0.05,l1=1 -o sparse/
   penstock train YOUR.parquet --label YOUR_LABEL -o yours/        also CSV, TSV, Arrow, libsvm; folders; URLs
+  penstock train clicks/clicks-00000.parquet --label clicked --time time --servers 2 --workers 2 -o cluster/
+  penstock compare clicks/clicks-00000.parquet --label clicked --consistency bsp --consistency asp    a page of what each costs
   penstock train --help
 END

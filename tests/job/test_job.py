@@ -639,7 +639,7 @@ def test_a_time_may_stand_without_quotes(toml: Path, written: str, kept: str | f
             },
             ParameterServer(consistency=BSP(), minibatch=64, micro_batches=2, depth=5),
         ),
-        ({"consistency": "asp", "window": 3, "imports": ["a.b"]}, ParameterServer(window=3, imports=("a.b",))),
+        ({"consistency": "asp", "window": 3, "imports": ["json"]}, ParameterServer(window=3, imports=("json",))),
         (
             {"strategy": "tree", "depth": 3, "partitions": 4, "minibatch": 64},
             TreeAggregate(depth=3, partitions=4, batch_rows=64, executor="processes"),
@@ -661,6 +661,7 @@ def test_strategies(train: dict[str, Any], strategy: object) -> None:
         ({"consistency": "eventual"}, ["consistency 'eventual'", "bsp, ssp:4 (any number) and asp"]),
         ({"consistency": "ssp"}, ["consistency 'ssp'"]),
         ({"servers": 0}, ["servers", "got 0"]),
+        ({"servers": 1, "imports": ["no_such.module"]}, ["module 'no_such.module' cannot be imported"]),
         ({"workers": 2, "window": 0}, ["window", "got 0"]),
     ],
 )

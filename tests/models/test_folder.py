@@ -281,7 +281,7 @@ def test_a_manifest_without_what_it_needs(root: Path, path: str) -> None:
         ("format_version", 3, "this one reads up to 2"),
         ("format_version", 1.5, "format version 1.5"),
         ("model", "linear", "damaged"),
-        ("model/kind", "deep", "model kind 'deep' is not known; allowed: linear"),
+        ("model/kind", "deep", "model kind 'deep' is not known; allowed: "),
         ("model/kind", ["linear"], "Expected `str`"),
         ("optimizer", None, "damaged"),
         ("optimizer/name", "adam", "optimizer 'adam' is not known; allowed: adagrad, ftrl, sgd"),

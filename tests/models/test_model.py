@@ -127,7 +127,7 @@ def changed(spec: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("kind", "deep", r"model kind 'deep' is not known; allowed: linear, toy"),
+        ("kind", "deep", r"model kind 'deep' is not known; allowed: .*linear.*toy"),
         ("kind", ["toy"], r"model kind \['toy'\] is not known"),
         ("kind", None, "'kind' is missing"),
         ("features", None, "'features' is missing"),

@@ -357,7 +357,10 @@ def test_a_stop_request_saves_what_is_done_and_ends(consistency: Consistency) ->
     assert [g.clock for g in more] == ([0] if consistency.together else [])
     run.work(0, done=[g.name for g in more])
     assert any(isinstance(e, Commit) for e in run.saved(save))
-    assert ends(run.it.committed(save.checkpoint, None, run.now)) == ["Ctrl-C"] and run.it.phase == "stopped"
+    assert (
+        ends(run.it.committed(save.checkpoint, None, run.now)) == ["stopped by Ctrl-C"]
+        and run.it.phase == "stopped"
+    )
 
 
 def test_bsp_goes_on_only_from_a_clock() -> None:

@@ -10,6 +10,7 @@ import pytest
 from penstock.batch import Floats, Keys
 from penstock.parameter_server.consistency import ASP, BSP, SSP, Consistency
 from penstock.parameter_server.effects import Effect, End, Send, WriteRows
+from penstock.parameter_server.functions import Answer, ServerFunction, register_function
 from penstock.parameter_server.history import History
 from penstock.parameter_server.messages import (
     Ack,
@@ -239,7 +240,7 @@ def test_a_save_has_rows_and_names_and_its_answer_is_given_again() -> None:
     assert isinstance(answer, Saved) and answer.files == {"w": "file"} and answer.error is None
     (group,) = answer.names
     assert group["segments"] == list(range(8)) and History.from_state(group["names"]).to_state()["partial"] == {
-        "0": [0]
+        "0": [[0, 0]]
     }
     assert say(server, save()) == [SaveAccepted(checkpoint=1, incarnation=7), answer]
     say(server, Committed(checkpoint=1, record=RECORD))
@@ -310,8 +311,42 @@ def test_functions_stop_and_expulsion() -> None:
     server = make(ASP())
     (answer,) = say(server, Call(id=3, function="nothing", table="w", arguments={}))
     assert isinstance(answer, Refused) and "'nothing' is not known" in answer.error
-    (answer,) = say(server, Call(id=3, function="nothing", table="u", arguments={}))
+    assert say(server, Call(id=3, function="nothing", table="w", arguments={})) == [answer]
+    (answer,) = say(server, Call(id=4, function="nothing", table="u", arguments={}))
     assert isinstance(answer, Refused) and "table 'u' is not known; allowed: v, w" in answer.error
     assert server.handle("coordinator", Stop(error="why"), 0.0) == [End("why")]
     assert server.handle("coordinator", Expelled(incarnation=8), 0.0) == []
     assert server.handle("coordinator", Expelled(incarnation=7), 0.0) == [End("server-0 is no server of this run")]
+
+
+def test_a_call_that_is_asked_for_twice_runs_once() -> None:
+    runs: list[int] = []
+
+    def run(table: Any, by: int) -> Answer:
+        runs.append(by)
+        return Answer(value={"by": by})
+
+    register_function("tests-run-once", ServerFunction(run=run, merge=lambda answers: answers[0]))
+    server = make(ASP())
+    call = Call(id=1, function="tests-run-once", table="w", arguments={"by": 2})
+    (first,), (again,) = say(server, call), say(server, call)
+    assert runs == [2] and first is again
+    other = Call(id=2, function="tests-run-once", table="w", arguments={"by": 3})
+    say(server, other)
+    assert runs == [2, 3]
+
+
+def test_a_push_may_leave_its_keys_out_while_the_server_has_them() -> None:
+    server = make(ASP())
+    (rows,) = say(server, pull(7, w=keys(2, 4)))
+    part = Part(keys=keys(), gradients=np.ones((2, 1), np.float32))
+    light = push(0, w=part)
+    light.pulled = 7
+    assert isinstance(rows, Rows) and len(say(server, light)) == 1
+    assert server.tables["w"].pull(keys(2, 4)).tolist() == [[1], [1]]
+    light.name = BatchName(0, 1)
+    assert say(server, light) == [], "used up: it is sent again, with its keys"
+    say(server, pull(8, w=keys(2, 4)))
+    server.forget("worker-0")
+    light.pulled = 8
+    assert say(server, light) == []

@@ -68,7 +68,7 @@ class Checks:
         counts = {int(k): int(v[0]) for k, v in manifest.rows["count"].items()}
         for part in manifest.names:
             finished = from_runs(part["names"]["finished"])
-            partial = {int(chunk): batches for chunk, batches in part["names"]["partial"].items()}
+            partial = {int(chunk): from_runs(runs) for chunk, runs in part["names"]["partial"].items()}
             names = record | listed(
                 Record(finished=[(c, c) for c in finished], partial=partial, lengths={}, lanes=0), self.data
             )

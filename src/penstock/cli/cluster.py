@@ -16,6 +16,10 @@ from penstock.errors import ConfigError
 
 __all__ = ["cluster", "coordinator", "server", "worker"]
 
+_WIDE = 110
+"""Columns of a terminal that has room for everything."""
+_NAME_WIDTH = 18
+
 _access_options = [
     click.option(
         "--token-file",
@@ -77,6 +81,9 @@ def _log_to_stderr() -> None:
 @click.option("--consistency", help="bsp, ssp:4 or asp.")
 @click.option("-o", "--output", help="Folder for the model; every role must be able to write there.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in the output folder.")
+@click.option(
+    "--gather-s", type=float, default=60.0, show_default=True, help="Seconds to wait for servers and a worker."
+)
 @access_options
 def coordinator(
     job: str,
@@ -85,16 +92,18 @@ def coordinator(
     consistency: str | None,
     output: str | None,
     resume: bool,
+    gather_s: float,
     **access: Any,
 ) -> None:
     """Coordinate the run that a JOB file describes; servers and workers are started by hand, and join.
 
-    It ends when the model is in the output folder.
+    It ends when the model is in the output folder. Ctrl-C or SIGTERM have it write a checkpoint first.
     """
     import dataclasses
 
     from penstock.engine.coordinator import CoordinatorSpec, run_coordinator
     from penstock.engine.fit import prepare
+    from penstock.engine.signals import StopSignals
     from penstock.engine.strategy import ParameterServer
     from penstock.job import read_job
 
@@ -108,6 +117,7 @@ def coordinator(
     strategy = described.strategy()
     assert isinstance(strategy, ParameterServer)
     _log_to_stderr()
+    signals, again = StopSignals(), f"penstock coordinator {job} --resume" + (f" -o {output}" if output else "")
     with prepare(
         described.model(),
         described.data.open(),
@@ -117,16 +127,19 @@ def coordinator(
         output=described.output.path,
         resume=resume,
         checkpoint_every_s=described.train.checkpoint_every_s,
+        gather_s=gather_s,
         job=described.to_dict(),
     ) as prepared:
-        run_coordinator(
-            CoordinatorSpec(
-                run=prepared.run,
-                access=_access(**access),
-                listen=listen,
-                on_listening=lambda address: click.echo(f"listening at {address}"),
-            )
+        spec = CoordinatorSpec(
+            run=prepared.run,
+            access=_access(**access),
+            listen=listen,
+            resume_with=again,
+            on_listening=lambda address: click.echo(f"listening at {address}"),
+            why_stop=lambda: signals.by,
         )
+        with signals:
+            run_coordinator(spec)
         scores = prepared.finish()
     click.echo(f"model in {described.output.path}")
     if scores is not None:
@@ -144,6 +157,8 @@ def server(join: str, listen: str, advertise: str | None, name: str | None, join
     """Hold a share of the rows of a cluster's model, until its run is over."""
     from penstock.engine.server import ServerSpec, run_server
 
+    if advertise is None and listen.startswith(("0.0.0.0:", "[::]:")):
+        raise ConfigError(f"--listen {listen} is no address that workers can reach; name one by --advertise")
     _log_to_stderr()
     run_server(
         ServerSpec(
@@ -163,11 +178,24 @@ def server(join: str, listen: str, advertise: str | None, name: str | None, join
 @click.option("--join-s", type=float, default=60.0, show_default=True, help="Seconds to try to join for.")
 @access_options
 def worker(join: str, name: str | None, join_s: float, **access: Any) -> None:
-    """Read data and compute gradients for a cluster, until its run is over. May join and leave at any time."""
+    """Read data and compute gradients for a cluster, until its run is over.
+
+    May join at any time; leaves on Ctrl-C or SIGTERM, and others take what it had.
+    """
+    from penstock.engine.signals import StopSignals
     from penstock.engine.worker import WorkerSpec, run_worker
 
     _log_to_stderr()
-    run_worker(WorkerSpec(join=join, access=_access(**access), name=_name("worker", name), join_s=join_s))
+    with StopSignals() as signals:
+        run_worker(
+            WorkerSpec(
+                join=join,
+                access=_access(**access),
+                name=_name("worker", name),
+                join_s=join_s,
+                why_leave=lambda: signals.by,
+            )
+        )
 
 
 @click.group()
@@ -221,8 +249,37 @@ def stop(**which: Any) -> None:
 
     access, address = _find(**which)
     with Observer(access, address) as observer:
-        observer.stop("stopped by penstock cluster stop")
+        observer.stop("penstock cluster stop")
     click.echo("asked to stop; it writes a checkpoint first")
+
+
+@cluster.command()
+@click.argument("function")
+@find_options
+@click.option("--table", default="weights", show_default=True, help="Of the model.")
+@click.option("--set", "settings", multiple=True, help="An argument of the function: k=20, threshold=0.001.")
+def call(function: str, table: str, settings: tuple[str, ...], **which: Any) -> None:
+    """Run a FUNCTION where the rows of a RUN are: count, norm, top, prune, decay. Prints JSON."""
+    import json
+
+    from penstock.engine import TableClient
+
+    arguments: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        try:
+            arguments[name] = int(text) if text.lstrip("-").isdigit() else float(text)
+        except ValueError as error:
+            raise ConfigError(f"--set {setting!r} must be a name, '=' and a number, such as k=20") from error
+        if not name or not equals:
+            raise ConfigError(f"--set {setting!r} must be a name, '=' and a number, such as k=20")
+    access, address = _find(**which)
+    with TableClient(access, address) as client:
+        answer = client.call(function, table, **arguments)
+    rows = [
+        [f"{key:#018x}", value] for key, value in zip(answer.keys.tolist(), answer.floats.tolist(), strict=True)
+    ]
+    click.echo(json.dumps({**answer.value, **({"keys": rows} if rows else {})}))
 
 
 @cluster.command("new-token")
@@ -245,37 +302,50 @@ def _print_status(console: Console, found: dict[str, Any], address: str) -> None
     from penstock.train.progress import human
 
     scores = BinaryMetrics.from_state(found["metrics"]).scores()
-    console.print(
-        f"{found['phase']} at {address}: {found['done']:.0%} done, {found['rows']:,} rows in "
-        f"{found['seconds']:.1f} s, {found['consistency']}, routing {found['routing']}, "
-        f"logloss {scores.logloss:.5f}, AUC {scores.auc:.4f}",
-        highlight=False,
+    checkpoint = f"checkpoint {found['checkpoint']}" if found["checkpoint"] else "no checkpoint yet"
+    for line in (
+        f"{found['phase']}, {found['done']:.0%} done: {found['rows']:,} rows in {found['seconds']:.1f} s",
+        f"logloss {scores.logloss:.5f}, AUC {scores.auc:.4f}, {checkpoint}",
+        f"{found['consistency']}, coordinator at {address}, routing version {found['routing']}",
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
+    wide = console.width >= _WIDE
+    servers = _table(
+        "server",
+        *(("address", "segments") if wide else ()),
+        "rows",
+        "memory",
+        "in",
+        "out",
+        "stale",
+        "most",
+        "heard",
     )
-    servers = _table("server", "address", "segments", "rows", "memory", "in", "out", "staleness", "heartbeat")
     for one in found["servers"]:
+        typical, most = _staleness(one.get("staleness", {}))
         servers.add_row(
-            one["name"],
-            one["address"],
-            f"{one['segments']:,}",
-            f"{sum(one.get('rows', {}).values()):,}",
+            _short(one["name"]),
+            *((one["address"], f"{one['segments']:,}") if wide else ()),
+            human(sum(one.get("rows", {}).values())),
             human(one.get("memory_nbytes", 0), "B"),
             human(one.get("bytes_in", 0), "B"),
             human(one.get("bytes_out", 0), "B"),
-            _staleness(one.get("staleness", {})),
-            f"{one['heartbeat_s']:.1f} s ago",
+            typical,
+            most,
+            _ago(one["heartbeat_s"]),
         )
     console.print(servers)
-    workers = _table("worker", "batches", "stolen", "rows", "busy", "waits for", "heartbeat")
+    workers = _table("worker", "batches", "stolen", "rows", "busy", "waits most for", "heard")
     for one in found["workers"]:
-        waits = sorted(one.get("waits", {}).items(), key=lambda wait: -wait[1])
+        cause, seconds = max(one.get("waits", {}).items(), key=lambda wait: wait[1], default=("", 0.0))
         workers.add_row(
-            one["name"],
+            _short(one["name"]),
             f"{one.get('done', 0):,}",
             f"{one.get('stolen', 0):,}",
-            f"{one.get('rows', 0):,}",
+            human(one.get("rows", 0)),
             f"{one.get('busy_s', 0.0):.1f} s",
-            ", ".join(f"{cause} {seconds:.1f} s" for cause, seconds in waits if seconds >= 0.05) or "-",
-            f"{one['heartbeat_s']:.1f} s ago",
+            f"{cause} {seconds:.1f} s" if seconds >= 0.05 else "-",
+            _ago(one["heartbeat_s"]),
         )
     console.print(workers)
     hot = _table("hot keys", "table", "share of pulls")
@@ -286,28 +356,38 @@ def _print_status(console: Console, found: dict[str, Any], address: str) -> None
     if found.get("skew"):
         skew = found["skew"]
         console.print(
-            f"skew: the fullest server has {skew['rows']:.2f} x the mean of rows, "
-            f"the busiest {skew['load']:.2f} x the mean of pulled keys",
+            f"skew: {skew.get('rows', 1):.2f} x the mean of rows at the fullest server, "
+            f"{skew.get('load', 1):.2f} of pulls",
             highlight=False,
+            soft_wrap=True,
         )
     for at, text in found["events"][-10:]:
-        console.print(f"{at:8.1f} s  {text}", highlight=False)
+        console.print(f"{at:8.1f} s  {text}", highlight=False, soft_wrap=True)
 
 
-def _staleness(counts: dict[str, int]) -> str:
+def _staleness(counts: dict[str, int]) -> tuple[str, str]:
     """Median and largest."""
     pairs = sorted((int(at), n) for at, n in counts.items())
     total, seen = sum(n for _, n in pairs), 0
     for at, n in pairs:
         seen += n
         if 2 * seen >= total:
-            return f"{at}, at most {pairs[-1][0]}"
-    return "-"
+            return f"{at}", f"{pairs[-1][0]}"
+    return "-", "-"
+
+
+def _ago(seconds: float) -> str:
+    return f"{seconds:.1f} s ago"
+
+
+def _short(name: str) -> str:
+    """A name that fits; hosts begin alike, and differ at the end."""
+    return name if len(name) <= _NAME_WIDTH else f"{name[:7]}…{name[8 - _NAME_WIDTH :]}"
 
 
 def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     for number, name in enumerate(columns):
-        left = number == 0 or name in ("address", "waits for", "table")
-        table.add_column(name, justify="left" if left else "right", no_wrap=number == 0)
+        left = number == 0 or name in ("address", "waits most for", "table")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
     return table

@@ -59,6 +59,7 @@ def _optimizer(text: str) -> dict[str, Any]:
 @click.option("--consistency", help="bsp, ssp:4 (any number) or asp: who waits for whom.  [default: asp]")
 @click.option("--micro-batches", type=int, help="Micro-batches of --minibatch rows to a global batch.")
 @click.option("--depth", type=int, help="Micro-batches under way in a worker; levels of a tree.")
+@click.option("--window", type=int, help="Of them, between their pull and their push.  [default: 1]")
 @click.option("--partitions", type=int, help="Parts of the data, for --strategy tree.")
 @click.option("--solver", help="optimizer or lbfgs, for --strategy tree.")
 @click.option("--holdout", type=float, help="Share of rows to evaluate on instead of learning them.")
@@ -171,6 +172,7 @@ _TRAINING = (
     "consistency",
     "micro_batches",
     "depth",
+    "window",
     "partitions",
     "solver",
     "holdout",

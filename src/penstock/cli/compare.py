@@ -67,6 +67,8 @@ def compare(
         workers=workers,
         minibatch=minibatch if minibatch is not None else job.train.minibatch,
         slow=slow,
+        imports=tuple(job.train.imports),
+        **{k: v for k in ("micro_batches", "depth", "window") if (v := getattr(job.train, k)) is not None},
     )
     console = Console(markup=False)
 

@@ -8,6 +8,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,12 +18,13 @@ import msgspec
 from penstock.engine.node import Access, Links, every, new_incarnation
 from penstock.engine.reading import Reading
 from penstock.engine.spec import RunSpec
-from penstock.errors import ModelError, PenstockError
+from penstock.errors import Interrupted, ModelError, PenstockError
+from penstock.features import FeaturePlan
 from penstock.metrics import BinaryMetrics
 from penstock.models import build_manifest, commit_manifest, discard_version, new_version, read_manifest
 from penstock.parameter_server.coordinator import Coordinator, Patience
 from penstock.parameter_server.effects import Commit, Effect, End, Prepare
-from penstock.parameter_server.messages import Figures, Message, Record, Status, StatusQuery
+from penstock.parameter_server.messages import Figures, Message, Record, Status, StatusQuery, StopRequest
 from penstock.parameter_server.work import WorkQueue
 from penstock.transport import Identity
 
@@ -34,7 +36,9 @@ TICK_S: Final = 0.05
 LAYERS_MOST: Final = 8
 """Incremental checkpoints on one complete one."""
 LINGER_S: Final = 2.0
-"""After the end, for those who ask how it ended."""
+"""After the end, for roles that have not heard of it yet."""
+OBSERVED_S: Final = 60.0
+"""The same, for those who watch: whoever started the run may be busy, or stopped, and must hear how it ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +49,12 @@ class CoordinatorSpec:
     access: Access
     listen: str = "127.0.0.1:0"
     name: str = "coordinator"
-    on_listening: Any = None
+    resume_with: str | None = None
+    """Command that goes on from a checkpoint, for messages."""
+    on_listening: Callable[[str], None] = lambda address: None
     """Called with the address, once roles may join."""
+    why_stop: Callable[[], str | None] = lambda: None
+    """Looked at now and then: why to write a checkpoint and end, if that is wanted."""
 
 
 def run_coordinator(spec: CoordinatorSpec) -> None:
@@ -54,6 +62,7 @@ def run_coordinator(spec: CoordinatorSpec) -> None:
 
     Raises:
         PenstockError: it failed; the message says why, and which checkpoint to resume from.
+        Interrupted: it was stopped, after the checkpoint was written.
     """
     _CoordinatorRole(spec).run()
 
@@ -86,10 +95,11 @@ class _CoordinatorRole:
         self._began = time.monotonic()
         self._layers: dict[str, list[dict[str, Any]]] = {}
         """Of the committed checkpoint, by table."""
-        self._failed = False
-        """Whether the last checkpoint could not be committed: then the next one is of all rows."""
+        self._unfinished: tuple[Path, int] | None = None
+        """Folder and version that are being written."""
         self._seconds_before = 0.0
         self._rows_before = 0
+        """Whether the run was asked to stop by ``why_stop``."""
         record, metrics = None, BinaryMetrics()
         self._run.load_imports()
         self._source = self._run.open()
@@ -121,8 +131,7 @@ class _CoordinatorRole:
         listener = self._spec.access.listen(self._spec.listen, Identity(role="coordinator", name=self._spec.name))
         try:
             listener.serve(self._links.serve)
-            if self._spec.on_listening is not None:
-                self._spec.on_listening(listener.address)
+            self._spec.on_listening(listener.address)
             with every(TICK_S, self._tick, "ticks"):
                 self._work()
         finally:
@@ -133,8 +142,11 @@ class _CoordinatorRole:
         while True:
             task = self._tasks.get()
             if isinstance(task, End):
-                # Whoever asks in this moment hears how it ended.
-                time.sleep(LINGER_S)
+                # Whoever asks in this moment hears how it ended; all others go by themselves.
+                self._links.wait_until_alone(LINGER_S, OBSERVED_S)
+                self._discard_unfinished()
+                if self._machine.phase == "stopped":
+                    raise Interrupted(self._with_advice(task.error or "stopped"))
                 if task.error is not None:
                     raise PenstockError(self._with_advice(task.error))
                 return
@@ -159,8 +171,12 @@ class _CoordinatorRole:
         self._do(effects)
 
     def _tick(self) -> None:
+        reason = self._spec.why_stop()
         with self._lock:
-            effects = self._machine.tick(time.monotonic())
+            now = time.monotonic()
+            effects = self._machine.tick(now)
+            if reason is not None:
+                effects += self._machine.handle("coordinator", StopRequest(id=0, reason=reason), now)
         self._do(effects)
 
     def _do(self, effects: list[Effect]) -> None:
@@ -171,16 +187,20 @@ class _CoordinatorRole:
     # Checkpoints and the model.
 
     def _prepare(self, task: Prepare) -> None:
+        # What a failed one took as changed or removed may be known to nobody now.
+        failed = self._unfinished is not None
+        self._discard_unfinished()
         root = Path(self._run.output) if task.final else self._root
         try:
-            _, folder = new_version(root)
+            version, folder = new_version(root)
+            self._unfinished = root, version
         except PenstockError as error:
             with self._lock:
                 effects = self._machine.not_prepared(task.checkpoint, str(error), time.monotonic())
             self._do(effects)
             return
         many = any(len(layers) > LAYERS_MOST for layers in self._layers.values())
-        full = task.final or not self._layers or many or self._failed
+        full = task.final or not self._layers or many or failed
         with self._lock:
             effects = self._machine.save(task.checkpoint, str(folder), full=full, now=time.monotonic())
         self._do(effects)
@@ -205,13 +225,18 @@ class _CoordinatorRole:
             commit_manifest(root, manifest)
         except PenstockError as failure:
             error = str(failure)
-            discard_version(root, version)
-        self._failed = error is not None
-        if error is None and not commit.final:
-            self._layers = layers
+        if error is None:
+            self._unfinished = None
+            self._layers = self._layers if commit.final else layers
         with self._lock:
             effects = self._machine.committed(commit.checkpoint, error, time.monotonic())
         self._do(effects)
+
+    def _discard_unfinished(self) -> None:
+        """Remove what a failed checkpoint wrote; by now no server writes there any more, or it is of no use."""
+        if self._unfinished is not None:
+            discard_version(*self._unfinished)
+            self._unfinished = None
 
     def _progress(self, commit: Commit) -> dict[str, Any]:
         return {
@@ -255,11 +280,35 @@ class _CoordinatorRole:
             if isinstance(error, ModelError):
                 raise
             raise ModelError(f"{where}: damaged: it does not say where the run stood") from error
+        self._check_model(manifest)
         self._layers = {
             name: table.get("layers") or [{"files": table["files"], "removed": []}]
             for name, table in manifest["tables"].items()
         }
         return record, metrics
+
+    def _check_model(self, manifest: dict[str, Any]) -> None:
+        """The checkpoint's rows are of this model: of the same kind, optimizer, features and tables."""
+        run = self._run.model
+        tables = {
+            name: {k: table[k] for k in ("dim", "segments")} | {"optimizer": table.get("optimizer")}
+            for name, table in manifest["tables"].items()
+        }
+        now = {
+            name: {k: table[k] for k in ("dim", "segments")}
+            | {"optimizer": table["optimizer"] if table["optimizer"] != run["optimizer"] else None}
+            for name, table in run["tables"].items()
+        }
+        for name, was, is_ in (
+            ("model", manifest["model"]["kind"], run["kind"]),
+            ("model settings", manifest["model"].get("settings", {}), run.get("settings", {})),
+            ("optimizer", manifest["optimizer"], run["optimizer"]),
+            ("tables", tables, now),
+        ):
+            if was != is_:
+                raise ModelError(f"{self._run.output}: cannot resume: {name} was {was!r}, is now {is_!r}")
+        if FeaturePlan.from_dict(manifest["features"]) != self._run.plan:
+            raise ModelError(f"{self._run.output}: cannot resume: features differ from those before")
 
     def _metadata(self) -> dict[str, Any]:
         run = self._run
@@ -283,9 +332,10 @@ class _CoordinatorRole:
         return {"metrics": self._score.metrics.to_state(), "output": self._run.output, "owners": owners}
 
     def _with_advice(self, error: str) -> str:
-        if (self._root / "manifest.json").exists():
-            return f"{error}; go on from the checkpoint with: penstock train --resume -o {self._run.output}"
-        return error
+        if self._layers:
+            command = self._spec.resume_with or f"penstock train --resume -o {self._run.output}"
+            return f"{error}; go on from the checkpoint with: {command}"
+        return f"{error}; there was no checkpoint yet"
 
 
 def _layer(files: list[dict[str, Any]]) -> dict[str, Any]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,12 +16,12 @@ import pyarrow as pa
 from penstock.data import Source, open_source
 from penstock.data.describe import describe
 from penstock.engine.local import LocalProcesses
+from penstock.engine.signals import StopSignals
 from penstock.engine.spec import RunSpec
 from penstock.engine.strategy import ParameterServer
 from penstock.errors import ConfigError, Interrupted
 from penstock.metrics import BinaryMetrics, Scores
-from penstock.models import Model, load_model, read_manifest
-from penstock.models.manifest import commit_manifest
+from penstock.models import Model, commit_manifest, load_model, read_manifest, write_names
 from penstock.train import Holdout, Run
 from penstock.train.folder import RunFolder
 from penstock.train.progress import JsonLines, Report, Reporter, reporter_for
@@ -75,10 +73,7 @@ def fit_cluster(
         with watcher, engine.start(prepared.run, workers=strategy.workers) as cluster:
             status = cluster.watch(watcher.see, watcher.why_stop)
         if status["phase"] == "stopped":
-            raise Interrupted(
-                f"stopped by {watcher.why_stop()} after {status['rows']:,} rows; the checkpoint is in "
-                f"{folder.checkpoint}; go on with: penstock train --resume -o {folder.path}"
-            )
+            raise Interrupted(_stopped(watcher.why_stop() or _asked(status), status["rows"], folder))
         held = prepared.finish()
     return Run(
         model=model,
@@ -133,15 +128,25 @@ def prepare(
         source = open_data(data, passes=passes, holdout=holdout, resume=resume, output=output)
         source = _as_files(source, Path(output))
         folder = stack.enter_context(RunFolder(output))
+        lanes = strategy.lanes
+        if resume and strategy.micro_batches is None:
+            # Another number of workers may go on, with the lanes that there were.
+            before = folder.read_checkpoint()["settings"].get("strategy")
+            lanes = before.get("micro_batches", lanes) if isinstance(before, dict) else lanes
         sample = source.sample(SAMPLE_ROWS)
         model.resolve(sample)
         model.keep_sample(sample)
+        if model.rows and not resume:
+            raise ConfigError(
+                f"the model has {model.rows:,} rows already: the parameter server begins with a new one; give "
+                "another model, or go on with Online"
+            )
         run = RunSpec(
             model=model.to_spec(),
             data=_described(source),
             passes=passes,
             minibatch=strategy.minibatch,
-            micro_batches=strategy.lanes,
+            micro_batches=lanes,
             consistency=str(strategy.consistency),
             depth=strategy.depth,
             window=strategy.window,
@@ -197,12 +202,27 @@ def _evaluate(model: Model, source: Source, holdout: Holdout | None, readers: in
     return evaluate_stream(model, stream).scores()
 
 
+def _asked(status: dict[str, Any]) -> str:
+    """Who stopped it, where that was not this process: the last events say."""
+    return str(status["stopped_by"] or "somebody")
+
+
+def _stopped(by: str, rows: int, folder: RunFolder) -> str:
+    if not (folder.checkpoint / "manifest.json").exists():
+        return f"stopped by {by} before a row was learnt; no checkpoint was written"
+    return (
+        f"stopped by {by} after {rows:,} rows; the checkpoint is in {folder.checkpoint}; "
+        f"go on with: penstock train --resume -o {folder.path}"
+    )
+
+
 def _finish(model: Model, folder: RunFolder, held: Scores | None) -> None:
     """Add to the model on disk what only this process knows, and forget the checkpoint."""
     manifest = read_manifest(folder.path)
+    manifest["names"] = write_names(model.name_features(), folder.path / f"v{manifest['version']:06d}")
     if held is not None:
         manifest["metrics"]["holdout"] = held.to_json()
-        commit_manifest(folder.path, manifest)
+    commit_manifest(folder.path, manifest)
     model.metadata = {name: manifest[name] for name in ("metrics", "lineage") if name in manifest}
     folder.forget_checkpoint()
 
@@ -210,6 +230,10 @@ def _finish(model: Model, folder: RunFolder, held: Scores | None) -> None:
 def _figures(status: dict[str, Any]) -> dict[str, Any]:
     """What is known of each role at the end."""
     return {name: status[name] for name in ("servers", "workers", "events")}
+
+
+HISTORY_MOST = 4_000
+"""Points of a curve."""
 
 
 class _Watcher:
@@ -221,14 +245,15 @@ class _Watcher:
         self._before = BinaryMetrics()
         self._reporters: list[Reporter] = [JsonLines(folder.progress), *([shown] if shown else [])]
         self._stack = contextlib.ExitStack()
-        self._told: dict[int, float] = {}
-        """When each reporter was last told."""
-        self._stop_by: str | None = None
+        self._every_s = self._next_s = 0.0
+        self._told: dict[int, tuple[float, BinaryMetrics]] = {}
+        """Of each reporter: when it was last told, and what."""
+        self._signals = StopSignals()
 
     def __enter__(self) -> _Watcher:
         for reporter in self._reporters:
             self._stack.enter_context(reporter)
-        self._stack.enter_context(self._signals())
+        self._stack.enter_context(self._signals)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -237,49 +262,36 @@ class _Watcher:
     def see(self, status: dict[str, Any]) -> None:
         """Report."""
         self.metrics = BinaryMetrics.from_state(status["metrics"])
-        servers = status["servers"]
         if not status["rows"]:
             return
         over = status["phase"] in ("done", "stopped")
         now_s = time.monotonic()
-        due = [r for r in self._reporters if over or now_s - self._told.get(id(r), 0.0) >= r.interval_s]
-        report = Report(
+        if over or now_s >= self._next_s:
+            self.history.append(self._report(status, self._before))
+            self._before, self._next_s = self.metrics, now_s + self._every_s
+            if len(self.history) >= HISTORY_MOST:
+                # A run of days: half as many points, and half as often from now on.
+                del self.history[1::2]
+                self._every_s = 2 * max(self._every_s, 0.2)
+        for reporter in self._reporters:
+            told_s, then = self._told.get(id(reporter), (0.0, BinaryMetrics()))
+            if over or now_s - told_s >= reporter.interval_s:
+                self._told[id(reporter)] = now_s, self.metrics
+                reporter.report(self._report(status, then))
+
+    def _report(self, status: dict[str, Any], then: BinaryMetrics) -> Report:
+        servers = status["servers"]
+        return Report(
             seconds=status["seconds"],
             rows=status["rows"],
             done=status["done"],
             scores=self.metrics.scores(),
-            recent=self.metrics.since(self._before).scores(),
+            recent=self.metrics.since(then).scores(),
             features=sum(sum(server.get("rows", {}).values()) for server in servers),
             table_nbytes=sum(server.get("table_nbytes", 0) for server in servers),
             memory_nbytes=sum(server.get("memory_nbytes", 0) for server in servers),
         )
-        self._before = self.metrics
-        self.history.append(report)
-        for reporter in due:
-            self._told[id(reporter)] = now_s
-            reporter.report(report)
 
     def why_stop(self) -> str | None:
         """Who asked to stop, if anybody did."""
-        return self._stop_by
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """A first signal asks the cluster to stop; a second one acts at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before: dict[int, Any] = {}
-
-        def notice(number: int, frame: Any) -> None:
-            self._stop_by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-            for each, handler in before.items():
-                signal.signal(each, handler)
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, notice)
-        try:
-            yield
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+        return self._signals.by

@@ -28,7 +28,7 @@ from penstock.engine.node import Access
 from penstock.engine.observer import Observer
 from penstock.engine.role import RoleSpec
 from penstock.engine.spec import RunSpec
-from penstock.errors import ConfigError, PenstockError, TransportError
+from penstock.errors import ConfigError, InputError, PenstockError, TransportError
 from penstock.transport import new_token
 
 __all__ = ["Cluster", "LocalProcesses", "read_access"]
@@ -78,7 +78,8 @@ class LocalProcesses:
 
 @dataclass(slots=True)
 class _Child:
-    spec: RoleSpec
+    role: str
+    name: str
     process: subprocess.Popen[bytes]
     log: Path
 
@@ -98,17 +99,23 @@ class Cluster:
         self._children: dict[str, _Child] = {}
         self._observer: Observer | None = None
         self.restarted = 0
+        self._committed = False
+        """Whether this run has a checkpoint."""
 
     def __enter__(self) -> Cluster:
         try:
             self._logs.mkdir(parents=True, exist_ok=True)
-            coordinator = self._start("coordinator", "coordinator", self.run.to_dict())
+            coordinator = self._launch("coordinator", "coordinator")
+            for number in range(self.run.servers):
+                self._launch("server", f"server-{number}")
+            for number in range(self._n_workers):
+                self._launch("worker", f"worker-{number}")
+            self._tell(coordinator, self.run.to_dict())
             # The others import what they need meanwhile; they are told where to go once that is known.
             self.address = self._address_of(coordinator)
-            for number in range(self.run.servers):
-                self._start("server", f"server-{number}")
-            for number in range(self._n_workers):
-                self._start("worker", f"worker-{number}")
+            for child in self._children.values():
+                if child is not coordinator:
+                    self._tell(child)
             self._observer = Observer(self.access, self.address, name="starter")
             self._write_access()
         except BaseException:
@@ -141,6 +148,7 @@ class Cluster:
                 self._observer.stop(reason)
                 asked = True
             status = self._status()
+            self._committed = status["checkpoint"] is not None
             on_status(status)
             if status["phase"] in ("done", "stopped"):
                 return status
@@ -164,10 +172,7 @@ class Cluster:
             if child.process.poll() is None:
                 child.process.kill()
             child.process.wait()
-            for pipe in (child.process.stdin, child.process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
+            _close_pipes(child)
 
     def _write_access(self) -> None:
         """Let other commands of this user find the cluster."""
@@ -178,15 +183,8 @@ class Cluster:
         with os.fdopen(descriptor, "wb") as file:
             file.write(msgspec.json.encode(known))
 
-    def _start(self, role: str, name: str, run: dict[str, Any] | None = None) -> _Child:
-        spec = RoleSpec(
-            role=role,
-            name=name,
-            cluster=self._cluster,
-            token=self.access.token.decode(),
-            join=self.address,
-            run=run,
-        )
+    def _launch(self, role: str, name: str) -> _Child:
+        """Start a process; it waits to be told what it is."""
         log = self._logs / f"{name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -197,13 +195,22 @@ class Cluster:
                 # Ctrl-C on the terminal is for this process, which asks them to stop.
                 start_new_session=True,
             )
-        child = _Child(spec, process, log)
-        self._children[name] = child
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(msgspec.json.encode(spec) + b"\n")
-            process.stdin.flush()
+        child = self._children[name] = _Child(role, name, process, log)
         return child
+
+    def _tell(self, child: _Child, run: dict[str, Any] | None = None) -> None:
+        spec = RoleSpec(
+            role=child.role,
+            name=child.name,
+            cluster=self._cluster,
+            token=self.access.token.decode(),
+            join=self.address,
+            run=run,
+        )
+        assert child.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            child.process.stdin.write(msgspec.json.encode(spec) + b"\n")
+            child.process.stdin.flush()
 
     def _address_of(self, child: _Child) -> str:
         assert child.process.stdout is not None
@@ -217,8 +224,10 @@ class Cluster:
                 f"the coordinator did not start within {START_S:.0f} s; see {child.log}"
             ) from error
         if not line:
-            child.process.wait(END_S)
-            raise PenstockError(_last_words(child) or f"the coordinator did not start; see {child.log}")
+            # What the user gave is wrong more often than not; then the exit status is that of such errors.
+            wrong_input = child.process.wait(END_S) == InputError.exit_status
+            kind = InputError if wrong_input else PenstockError
+            raise kind(_last_words(child) or f"the coordinator did not start; see {child.log}")
         return str(json.loads(line)["address"])
 
     def _status(self) -> dict[str, Any]:
@@ -235,27 +244,35 @@ class Cluster:
     def _look_after_children(self) -> None:
         for name, child in list(self._children.items()):
             how = _how_it_ended(child)
-            if how is None or child.spec.role != "worker":
+            if how is None or child.role != "worker" or child.process.returncode == 0:
                 continue
             if self.restarted < self._restarts:
                 self.restarted += 1
-                self._start("worker", name)
-            elif all(_how_it_ended(c) for c in self._children.values() if c.spec.role == "worker"):
+                _close_pipes(child)
+                self._tell(self._launch("worker", name))
+            elif all(_how_it_ended(c) for c in self._children.values() if c.role == "worker"):
                 raise PenstockError(self._with_advice(f"no worker is left: {name} {how}"))
 
     def _why_failed(self, status: dict[str, Any]) -> str:
         error = status["events"][-1][1] if status["events"] else "the run failed"
         for name, child in self._children.items():
-            if child.spec.role == "server" and name in error:
+            if child.role == "server" and name in error:
                 how = _how_it_ended(child)
                 if how is not None:
                     error = f"{name} {how} ({error})"
         return self._with_advice(error)
 
     def _with_advice(self, error: str) -> str:
-        if (Path(self.run.output) / "checkpoint" / "manifest.json").exists():
+        if self.run.resume or self._committed:
             return f"{error}; go on from the checkpoint with: penstock train --resume -o {self.run.output}"
         return f"{error}; there was no checkpoint yet"
+
+
+def _close_pipes(child: _Child) -> None:
+    for pipe in (child.process.stdin, child.process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
 def _how_it_ended(child: _Child) -> str | None:
@@ -272,6 +289,7 @@ def _how_it_ended(child: _Child) -> str | None:
 def _last_words(child: _Child) -> str:
     with contextlib.suppress(OSError):
         lines = child.log.read_text(errors="replace").strip().splitlines()
+        said = [line for line in lines if line.startswith("penstock: ")]
         if lines:
-            return lines[-1].removeprefix("penstock: ")
+            return (said or lines)[-1].removeprefix("penstock: ")
     return ""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from penstock.errors import TransportError
+from penstock.errors import FrameError, HandshakeError, TransportError
 from penstock.parameter_server.effects import Effect, Send
 from penstock.parameter_server.messages import MESSAGES, Message
 from penstock.transport import Codec, Connection, Identity, Listener, connect
@@ -25,10 +25,15 @@ __all__ = ["CODEC", "Access", "Links", "new_incarnation"]
 
 _log: Final = logging.getLogger("penstock.engine")
 
-CODEC: Final = Codec(*MESSAGES)
+CODEC: Final = Codec(*MESSAGES, header_limit=1 << 24)
+"""Headers have names of pushes and files: a checkpoint of a long run, or data of many files, needs room."""
 
-SEND_S: Final = 30.0
+SEND_S: Final = 4.0
+"""Less than anybody is silent for before others complain: a peer that does not read must not hold the rest."""
 CONNECT_S: Final = 5.0
+REFUSED_S: Final = 2.0
+"""Who is refused for so long (another token, say) is refused for good; a moment's refusal may be of a port that
+changes hands."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +87,10 @@ class Links:
 
     def __init__(self, access: Access, me: Identity, on_message: OnMessage) -> None:
         self._access, self._me, self._on_message = access, me, on_message
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._by_name: dict[str, Connection] = {}
+        self._dialled: dict[str, str] = {}
+        """Addresses of those who are connected to again and again."""
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
         self._gone_bytes = [0, 0]
@@ -92,15 +99,33 @@ class Links:
 
     def serve(self, connection: Connection) -> None:
         """Receive from a peer that connected here; returns when it is gone."""
-        self._receive(connection.peer.name, connection)
+        peer = connection.peer
+        if peer.name == "coordinator" and peer.role != "coordinator":
+            _log.warning("%s: a %s must not be called coordinator", peer.address, peer.role)
+            return
+        self._receive(peer.name, connection)
 
     def dial(self, name: str, address: str, *, give_up_s: float) -> None:
         """Connect to a peer, and again whenever the connection breaks, until ``give_up_s`` have passed in vain.
 
+        Does nothing where that is being done already.
+
         Raises:
             TransportError: the first attempts failed; later ones end in ``on_lost``.
         """
-        connection = self._try(address, give_up_s)
+        with self._lock:
+            if self._dialled.get(name) == address:
+                return
+            self._dialled[name] = address
+            before = self._by_name.get(name)
+        if before is not None:
+            before.close()
+        try:
+            connection = self._try(address, give_up_s)
+        except TransportError:
+            with self._lock:
+                del self._dialled[name]
+            raise
         thread = threading.Thread(
             target=self._keep, args=(name, address, connection, give_up_s), name=f"to {name}", daemon=True
         )
@@ -117,6 +142,9 @@ class Links:
             return False
         try:
             connection.send(message, SEND_S)
+        except FrameError:
+            _log.exception("%s cannot be sent to %s", type(message).__name__, to)
+            return False
         except TransportError as error:
             _log.info("%s", error)
             return False
@@ -138,6 +166,16 @@ class Links:
             connections = list(self._by_name.values())
             received, sent = self._gone_bytes
         return received + sum(c.bytes_in for c in connections), sent + sum(c.bytes_out for c in connections)
+
+    def wait_until_alone(self, timeout_s: float, observers_s: float) -> None:
+        """Until nobody is connected; for observers it waits longer."""
+
+        def observed() -> bool:
+            return any(connection.peer.role == "observer" for connection in self._by_name.values())
+
+        with self._lock:
+            self._lock.wait_for(lambda: not self._by_name, timeout_s)
+            self._lock.wait_for(lambda: not observed(), observers_s)
 
     def wire_s(self) -> float:
         """Seconds spent in moving bytes, over connections that are open."""
@@ -168,8 +206,13 @@ class Links:
         try:
             while not self._closing.is_set():
                 self._on_message(name, connection.receive())
+        except FrameError as error:
+            _log.warning("%s", error)
         except TransportError as error:
             _log.info("%s", error)
+        except Exception:
+            # A mistake of ours with one message: the connection is made anew, and the protocol asks again.
+            _log.exception("%s: a message could not be handled", name)
         finally:
             connection.close()
             with self._lock:
@@ -178,18 +221,25 @@ class Links:
                 current = self._by_name.get(name) is connection
                 if current:
                     del self._by_name[name]
+                    self._lock.notify_all()
             if current and not self._closing.is_set():
                 self.on_lost(name)
 
     def _keep(self, name: str, address: str, connection: Connection, give_up_s: float) -> None:
         while True:
             self._receive(name, connection)
-            if self._closing.is_set():
+            with self._lock:
+                wanted = self._dialled.get(name) == address
+            if self._closing.is_set() or not wanted:
                 return
             try:
                 connection = self._try(address, give_up_s)
             except TransportError as error:
-                _log.warning("%s", error)
+                if not self._closing.is_set():
+                    _log.warning("%s", error)
+                with self._lock:
+                    if self._dialled.get(name) == address:
+                        del self._dialled[name]
                 return
             with self._lock:
                 self._by_name[name] = connection
@@ -198,12 +248,20 @@ class Links:
     def _try(self, address: str, give_up_s: float) -> Connection:
         deadline = time.monotonic() + give_up_s
         wait_s = 0.02
+        refused_since: float | None = None
         while True:
             left_s = deadline - time.monotonic()
             try:
                 return self._access.connect(address, self._me, max(0.1, min(CONNECT_S, left_s)))
-            except TransportError:
+            except TransportError as error:
                 if left_s <= 0:
+                    raise
+                now = time.monotonic()
+                if not isinstance(error, HandshakeError):
+                    refused_since = None
+                elif refused_since is None:
+                    refused_since = now
+                elif now - refused_since >= REFUSED_S:
                     raise
             if self._closing.wait(min(wait_s, max(0.0, left_s))):
                 raise TransportError(f"{address}: not needed any more")
@@ -217,7 +275,10 @@ def every(interval_s: float, action: Callable[[], Any], name: str) -> Any:
 
     def run() -> None:
         while not stop.wait(interval_s):
-            action()
+            try:
+                action()
+            except Exception:
+                _log.exception("%s", name)
 
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()

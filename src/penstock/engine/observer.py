@@ -4,6 +4,7 @@ engines."""
 from __future__ import annotations
 
 import itertools
+import secrets
 from types import TracebackType
 from typing import Any
 
@@ -18,13 +19,15 @@ __all__ = ["Observer"]
 class Observer:
     """A connection to a coordinator; a context."""
 
-    def __init__(self, access: Access, address: str, *, name: str = "observer", timeout_s: float = 5.0) -> None:
+    def __init__(self, access: Access, address: str, *, name: str | None = None, timeout_s: float = 5.0) -> None:
         """Connect.
 
         Raises:
             TransportError: it cannot be reached, or refuses.
         """
         self._timeout_s = timeout_s
+        # Answers go by name: two observers must not have one.
+        name = name if name is not None else f"observer-{secrets.token_hex(4)}"
         self._connection = access.connect(address, Identity(role="observer", name=name), timeout_s)
         self._ids = itertools.count(1)
 

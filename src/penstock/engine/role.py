@@ -8,6 +8,7 @@ line of JSON with the coordinator's address; errors are one line on standard err
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import threading
@@ -41,7 +42,11 @@ class RoleSpec(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 def main() -> None:
     """Be a role until the run is over."""
-    spec = msgspec.json.decode(sys.stdin.buffer.readline(), type=RoleSpec)
+    line = sys.stdin.buffer.readline()
+    if not line:
+        sys.exit(ORPHANED)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    spec = msgspec.json.decode(line, type=RoleSpec)
     threading.Thread(target=_end_with_starter, name="starter", daemon=True).start()
     access = Access(cluster=spec.cluster, token=spec.token.encode())
     try:

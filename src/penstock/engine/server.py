@@ -145,12 +145,13 @@ class _ServerRole:
     def _tick(self) -> None:
         # A heartbeat must not wait for whatever takes long: then it has no figures.
         figures: dict[str, Any] = {}
-        if self._lock.acquire(timeout=TICK_S):
+        now = time.monotonic()
+        if self._server is not None and self._member.beats(now) and self._lock.acquire(timeout=TICK_S):
             try:
-                figures = self._figures() if self._server is not None else {}
+                figures = self._figures()
             finally:
                 self._lock.release()
-        self._do(self._member.tick(figures, time.monotonic()))
+        self._do(self._member.tick(figures, now))
 
     def _figures(self) -> dict[str, Any]:
         assert self._server is not None
@@ -190,8 +191,9 @@ class _ServerRole:
                 self._begin(run, mine)
             for table in self._tables.values():
                 _compile(table)
-        except (PenstockError, ValueError, IndexError) as error:
-            failure = Failure(incarnation=self._member.incarnation, error=f"{self._spec.name}: {error}")
+        except Exception as error:
+            reason = str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}: {error}"
+            failure = Failure(incarnation=self._member.incarnation, error=f"{self._spec.name}: {reason}")
             self._links.send("coordinator", failure)
             raise PenstockError(failure.error) from error
         self._cpu_before_s = time.process_time()

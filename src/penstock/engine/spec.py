@@ -6,7 +6,7 @@ The submitter makes it, the coordinator hands it to whoever joins.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from penstock.parameter_server import Consistency, parse_consistency
 from penstock.train import Holdout
 from penstock.train.stream import Keep, read_for
 
-__all__ = ["RunSpec", "Slowness"]
+__all__ = ["RunSpec", "Slowness", "import_modules"]
 
 
 class Slowness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,16 +78,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return plain
 
     def load_imports(self) -> None:
-        """Import the user's modules, by name, from this process's path.
-
-        Raises:
-            ConfigError: one cannot be imported.
-        """
-        for name in self.imports:
-            try:
-                importlib.import_module(name)
-            except ImportError as error:
-                raise ConfigError(f"module {name!r} cannot be imported: {error}") from error
+        """Import the user's modules; see ``import_modules``."""
+        import_modules(self.imports)
 
     @property
     def how(self) -> Consistency:
@@ -120,3 +112,16 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         holdout = Holdout(**self.holdout)
         learnt, _ = holdout.split(self.plan)
         return learnt, holdout.columns(self.plan)
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Import the user's modules, by name, from this process's path: they register what they have.
+
+    Raises:
+        ConfigError: one cannot be imported.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(f"module {name!r} cannot be imported: {error}") from error

@@ -74,7 +74,7 @@ class TableClient:
             TransportError: one cannot be reached.
             ConfigError: the cluster has no servers yet.
         """
-        with Observer(access, coordinator, name=name) as observer:
+        with Observer(access, coordinator) as observer:
             status = observer.status()
         if not status["owners"]:
             raise ConfigError(f"{coordinator}: the cluster is {status['phase']}, its tables are not there yet")
@@ -204,7 +204,10 @@ class TableClient:
             server = ticket.server_of[message.id]
             if isinstance(message, Rows) and ticket.rows is not None and ticket.split is not None:
                 for rows in message.tables.values():
-                    ticket.split.put(server, rows, ticket.rows)
+                    if rows.shape[1:] == ticket.rows.shape[1:]:
+                        ticket.split.put(server, rows, ticket.rows)
+                    else:
+                        ticket.error = f"{sender}: rows have dim {rows.shape[1]}, not {ticket.rows.shape[1]}"
             elif isinstance(message, Result):
                 ticket.answers[server] = Answer(value=message.value, keys=message.keys, floats=message.floats)
             elif isinstance(message, Refused):

@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from penstock.batch import Floats
-from penstock.engine.node import Access, Links, new_incarnation
+from penstock.engine.node import Access, Links, every, new_incarnation
 from penstock.engine.reading import MicroBatch, Reading
 from penstock.engine.spec import RunSpec, Slowness
 from penstock.errors import DataError, PenstockError
@@ -27,7 +27,17 @@ from penstock.models import Model, model_from_spec
 from penstock.parameter_server.client import Client
 from penstock.parameter_server.effects import Compute, Discard, Effect, End, Read, Rejoin
 from penstock.parameter_server.member import Manners, Member
-from penstock.parameter_server.messages import BatchName, Failure, Figures, Grant, Message, Welcome, Work
+from penstock.parameter_server.messages import (
+    BatchName,
+    Expelled,
+    Failure,
+    Figures,
+    Grant,
+    Message,
+    Stop,
+    Welcome,
+    Work,
+)
 from penstock.transport import Identity
 
 __all__ = ["WorkerSpec", "run_worker"]
@@ -35,6 +45,8 @@ __all__ = ["WorkerSpec", "run_worker"]
 _log: Final = logging.getLogger("penstock.engine")
 
 TICK_S: Final = 0.02
+STUCK_S: Final = 600.0
+"""A step that takes longer is one that never ends: the worker falls silent, and its work goes to others."""
 REDIAL_S: Final = 5.0
 """A server that cannot be reached for so long is not tried again."""
 
@@ -47,6 +59,8 @@ class WorkerSpec:
     access: Access
     name: str
     join_s: float = 60.0
+    why_leave: Callable[[], str | None] = lambda: None
+    """Looked at now and then: why to leave the cluster, if that is wanted."""
 
 
 def run_worker(spec: WorkerSpec) -> None:
@@ -77,15 +91,18 @@ class _WorkerRole:
         self._links.on_back = lambda peer: self._inbox.put(_Call(lambda: self._back(peer)))
         self._member = self._new_member()
         self._work: _Work | None = None
+        self._lock = threading.Lock()
+        """Guards the member."""
         self._over = False
-        self._next_tick_s = 0.0
+        self._stepped = time.monotonic()
 
     def run(self) -> None:
         try:
             self._links.dial("coordinator", self._spec.join, give_up_s=self._spec.join_s)
             self._do(self._member.start(time.monotonic()))
-            while not self._over:
-                self._step()
+            with every(TICK_S, self._beat, "heartbeat"):
+                while not self._over:
+                    self._step()
         finally:
             if self._work is not None:
                 self._work.close()
@@ -109,11 +126,25 @@ class _WorkerRole:
                 self._handle(task)
                 task = self._inbox.get_nowait()
         now = time.monotonic()
+        if self._spec.why_leave() is not None:
+            if self._work is not None:
+                self._do(self._work.client.leave(None))
+            self._over = True
+            return
         if self._work is not None:
             self._do(self._work.tick(now))
-        if now >= self._next_tick_s and not self._over:
-            self._next_tick_s = now + TICK_S
-            self._do(self._member.tick(self._figures(), now))
+        self._stepped = now
+
+    def _beat(self) -> None:
+        """In a thread of its own, as gradients may take longer than a worker may be silent."""
+        now = time.monotonic()
+        if now - self._stepped > STUCK_S:
+            return
+        with self._lock:
+            effects = self._member.tick(self._figures() if self._member.beats(now) else {}, now)
+        rest = self._links.send_all(effects)
+        if rest:
+            self._inbox.put(_Call(lambda: self._do(rest)))
 
     def _handle(self, task: tuple[str, Message] | _Call) -> None:
         if isinstance(task, _Call):
@@ -121,23 +152,35 @@ class _WorkerRole:
             return
         (sender, message), now = task, time.monotonic()
         if sender == "coordinator":
-            before = self._member.welcome
-            self._do(self._member.handle(message, now))
-            welcome = self._member.welcome
+            with self._lock:
+                before = self._member.welcome
+                effects = self._member.handle(message, now)
+                welcome = self._member.welcome
+            self._do(effects)
             if before is None and welcome is not None:
                 self._begin(welcome)
                 return
         if self._work is not None:
             self._do(self._work.client.handle(sender, message, now))
+        elif isinstance(message, Stop):
+            self._end(message.error)
+            return
+        elif isinstance(message, Expelled) and message.incarnation == self._member.incarnation:
+            self._rejoin()
+            return
         if isinstance(message, Work) and message.finished:
-            self._do(self._member.beat(self._figures(), now))
+            with self._lock:
+                effects = self._member.beat(self._figures(), now)
+            self._do(effects)
 
     def _rejoin(self) -> None:
         if self._work is not None:
             self._work.close()
             self._work = None
-        self._member = self._new_member()
-        self._do(self._member.start(time.monotonic()))
+        with self._lock:
+            self._member = self._new_member()
+            effects = self._member.start(time.monotonic())
+        self._do(effects)
 
     def _figures(self) -> dict[str, Any]:
         received, sent = self._links.nbytes()
@@ -159,8 +202,8 @@ class _WorkerRole:
             try:
                 work = _Work(run, welcome, self._spec.name, call, self._do)
                 call(lambda: self._start(work))
-            except PenstockError as error:
-                failure = Failure(incarnation=welcome.incarnation, error=f"{self._spec.name}: {error}")
+            except Exception as error:
+                failure = Failure(incarnation=welcome.incarnation, error=f"{self._spec.name}: {_told(error)}")
                 self._links.send("coordinator", failure)
                 call(lambda: self._end(failure.error))
 
@@ -302,7 +345,10 @@ class _Work:
         micro = self._micros[name]
         began = time.monotonic()
         out = np.empty(len(micro.batch), np.float32)
-        _, gradients = self.model.gradients(effect.rows, micro.index, micro.batch, out)
+        try:
+            _, gradients = self.model.gradients(effect.rows, micro.index, micro.batch, out)
+        except Exception as error:
+            return self.client.failed(f"{self._reading.locate(name)}: no gradients: {_told(error)}")
         if not np.isfinite(out).all():
             where = self._reading.locate(name)
             return self.client.failed(
@@ -334,8 +380,8 @@ class _Work:
             began = time.monotonic()
             try:
                 found = self._reading.read(task.name)
-            except DataError as error:
-                message = str(error)
+            except Exception as error:
+                message = _told(error)
                 self._call(lambda message=message: self._do(self.client.failed(message)))  # type: ignore[misc]
                 continue
             self.read_s += time.monotonic() - began
@@ -343,6 +389,8 @@ class _Work:
 
     def _got(self, name: BatchName, found: MicroBatch | int) -> None:
         now = time.monotonic()
+        if self._closed.is_set():
+            return
         if isinstance(found, int):
             self._do(self.client.batch_missing(name, found, now))
             return
@@ -352,3 +400,11 @@ class _Work:
         self._micros[name] = found
         length = name.batch + 1 if found.last else None
         self._do(self.client.batch_ready(name, found.keys, found.last, length, now))
+
+
+def _told(error: Exception) -> str:
+    """In one line. What is none of ours comes from a model of the user's, or is a bug: the log says where."""
+    if isinstance(error, PenstockError):
+        return str(error)
+    _log.error("%s", error, exc_info=error)
+    return f"{type(error).__name__}: {error}"

@@ -35,12 +35,18 @@ def strategies_of(
     workers: int,
     minibatch: int | None = None,
     slow: Mapping[str, Slowness] | None = None,
+    **others: Any,
 ) -> dict[str, Strategy]:
     """Strategies by what the user calls them: ``bsp``, ``ssp:4``, ``asp``, ``tree``, ``online``.
+
+    ``others`` are more settings of ``ParameterServer``.
 
     Raises:
         ConfigError: no such strategy, or none at all, or one twice.
     """
+    for name in slow or {}:
+        if name != "*" and name not in {f"worker-{number}" for number in range(workers)}:
+            raise ConfigError(f"straggler {name}: there are {workers} workers, worker-0 to worker-{workers - 1}")
     rows = minibatch if minibatch is not None else _MINIBATCH
     found: dict[str, Strategy] = {}
     for name in names:
@@ -59,7 +65,12 @@ def strategies_of(
             except ConfigError as error:
                 raise ConfigError(f"{error}; also tree and online can be compared") from error
             found[str(consistency)] = ParameterServer(
-                servers=servers, workers=workers, consistency=consistency, minibatch=rows, slow=dict(slow or {})
+                servers=servers,
+                workers=workers,
+                consistency=consistency,
+                minibatch=rows,
+                slow=dict(slow or {}),
+                **others,
             )
     if not found:
         raise ConfigError("nothing to compare: name strategies, such as bsp, ssp:4, asp, tree, online")

@@ -35,7 +35,7 @@ def fit(
     """Train ``model`` on ``data`` (see ``open_source``), in place.
 
     Args:
-        model: new, or trained before.
+        model: new; for ``Online`` and ``TreeAggregate`` it may have been trained before.
         data: files, or what is in memory.
         passes: times to go over the data.
         strategy: ``Online()`` where None; ``ParameterServer(...)`` or ``TreeAggregate(...)``.

@@ -37,6 +37,7 @@ import msgspec
 
 from penstock.data import CsvOptions, Source, open_source
 from penstock.engine import LocalProcesses, ParameterServer
+from penstock.engine.spec import import_modules
 from penstock.errors import ConfigError
 from penstock.features import Features, Numeric
 from penstock.job.dispatch import Strategy, fit
@@ -152,6 +153,7 @@ class Job:
                     shown = name if name.isprintable() else repr(name)
                     raise ConfigError(f"{where}: {shown} is not known; allowed: {', '.join(sorted(known))}")
         converted: Job = _convert(job, Job, where)
+        import_modules(converted.train.imports)
         try:
             converted.features.to_features()
             optimizer_from_dict(converted.optimizer)

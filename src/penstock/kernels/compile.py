@@ -30,6 +30,7 @@ __all__ = [
     "compare_and_swap",
     "inlined",
     "is_compiled",
+    "keep",
     "kernel",
     "load8",
     "pointer",
@@ -109,6 +110,9 @@ if DISABLE_JIT:
             raise TypeError("pointer() needs a contiguous array")
         return array.reshape(-1)
 
+    def keep(array: Any) -> None:
+        """Do nothing: Python keeps what a view refers to."""
+
     def prefetch(at: Any, index: Any) -> None:
         """Do nothing: there is no cache to warm."""
 
@@ -146,8 +150,8 @@ else:
         """The address of a contiguous array's items, to be indexed like the array.
 
         An array that is passed to an inlined function has its references counted, by an atomic instruction
-        each time; a pointer has not. The caller keeps the array. An array with gaps between its items does not
-        compile.
+        each time; a pointer has not. The caller keeps the array; a kernel that allocates one itself calls
+        ``keep`` at its end. An array with gaps between its items does not compile.
         """
         if isinstance(array, types.Array) and array.layout != "C":
             raise TypingError("pointer() needs a contiguous array")
@@ -157,6 +161,15 @@ else:
 
         cpointer: Any = types.CPointer
         return cpointer(array.dtype)(array), codegen
+
+    @intrinsic
+    def keep(typingctx: Any, array: Any) -> Any:
+        """Use the array, for nothing: a kernel's own is freed after its last use, and a pointer is none."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return context.get_dummy_value()
+
+        return types.void(array), codegen
 
     @intrinsic
     def prefetch(typingctx: Any, at: Any, index: Any) -> Any:

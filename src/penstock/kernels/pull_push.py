@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock.kernels.compile import inlined, kernel, pointer, prefetch
+from penstock.kernels.compile import inlined, keep, kernel, pointer, prefetch
 from penstock.kernels.optimizer import load_state, store_state, update, weight
 from penstock.kernels.rows import (
     EIGHT,
@@ -168,6 +168,9 @@ def pull(rows: Any, hyper: Any, keys: Any, out: Any) -> None:
                     first = np.int64(at * TWO + TWO)
                     for d in range(dim):
                         o[to + d] = weight(hyper, load_state(hyper, table.words, first + d, np.int64(dim)))
+    keep(indices)
+    keep(numbers)
+    keep(floats)
 
 
 @kernel
@@ -223,5 +226,9 @@ def push(rows: Any, hyper: Any, keys: Any, gradients: Any, start: int) -> int:
                     after = update(hyper, before, weight(hyper, before), g[from_ + d])
                     store_state(hyper, table.words, first + d, np.int64(dim), after)
         if full:
-            return begin + m  # type: ignore[no-any-return]
+            n = begin + m
+            break
+    keep(indices)
+    keep(numbers)
+    keep(floats)
     return n  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ import numpy as np
 
 from penstock.kernels.compile import kernel
 
-__all__ = ["first_bad_key", "split"]
+__all__ = ["first_bad_key", "gather_keys", "gather_rows", "scatter_rows", "split"]
 
 
 @kernel
@@ -43,3 +43,26 @@ def first_bad_key(keys: Any, owners: Any, server: Any, shift: Any) -> int:
             return i
         before = key
     return -1
+
+
+@kernel
+def gather_keys(keys: Any, places: Any, out: Any) -> None:
+    """``out`` u64[n] gets ``keys[places]``: with places ``[2, 0]``, ``[2, 4, 6]`` gives ``[6, 2]``."""
+    for i in range(places.size):
+        out[i] = keys[places[i]]
+
+
+@kernel
+def gather_rows(rows: Any, places: Any, out: Any) -> None:
+    """``out`` f32[n, dim] gets ``rows[places]``."""
+    for i in range(places.size):
+        for d in range(rows.shape[1]):
+            out[i, d] = rows[places[i], d]
+
+
+@kernel
+def scatter_rows(rows: Any, places: Any, out: Any) -> None:
+    """``out[places]`` gets ``rows`` f32[n, dim]; the inverse of ``gather_rows``."""
+    for i in range(places.size):
+        for d in range(rows.shape[1]):
+            out[places[i], d] = rows[i, d]

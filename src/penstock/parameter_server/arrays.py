@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from penstock.batch import Floats, Keys
 from penstock.kernels import routing as kernels
+from penstock.kernels.finite import first_not_finite as _first_not_finite
 from penstock.kernels.merge import sum_sorted
 from penstock.parameter_server.effects import Owners
 
@@ -22,8 +23,7 @@ def first_bad_key(keys: Keys, owners: Owners, index: int) -> int:
 
 def first_not_finite(gradients: Floats) -> int:
     """Place of the first nan or infinity, in C order; -1 if there is none."""
-    finite = np.isfinite(gradients.reshape(-1))
-    return -1 if finite.all() else int(np.argmin(finite))
+    return int(_first_not_finite(gradients.reshape(-1)))
 
 
 def sum_parts(parts: Sequence[tuple[Keys, Floats]]) -> tuple[Keys, Floats]:
@@ -55,18 +55,28 @@ class Split:
 
     def of(self, server: int) -> Keys:
         """The keys of a server, rising."""
-        return self.keys if self._order is None else self.keys[self._places(server)]
+        if self._order is None:
+            return self.keys
+        places = self._places(server)
+        out = np.empty(len(places), np.uint64)
+        kernels.gather_keys(self.keys, places, out)
+        return out
 
     def take(self, server: int, values: Floats) -> Floats:
         """Of ``values`` f32[n, dim], the rows of a server's keys."""
-        return values if self._order is None else values[self._places(server)]
+        if self._order is None:
+            return values
+        places = self._places(server)
+        out = np.empty((len(places), values.shape[1]), np.float32)
+        kernels.gather_rows(values, places, out)
+        return out
 
     def put(self, server: int, values: Floats, into: Floats) -> None:
         """The inverse of ``take``."""
         if self._order is None:
             into[:] = values
         else:
-            into[self._places(server)] = values
+            kernels.scatter_rows(values, self._places(server), into)
 
     def _places(self, server: int) -> NDArray[np.int32]:
         assert self._order is not None

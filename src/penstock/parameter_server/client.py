@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+import msgspec
 import numpy as np
 
 from penstock.batch import Floats, Keys
@@ -56,6 +57,10 @@ class Timing:
     """A worker without enough work asks again after this."""
 
 
+BUSY = 6
+"""Times more patience with a server that is alive."""
+
+
 class _At(Enum):
     READING = "read"
     READ = "turn"
@@ -72,6 +77,10 @@ class _Item:
     at: _At = _At.READING
     last: bool = False
     splits: dict[str, Split] = field(default_factory=dict)
+    keys: dict[int, dict[str, Keys]] = field(default_factory=dict)
+    """By server and table."""
+    pulls: dict[int, int] = field(default_factory=dict)
+    """Ids, by server."""
     rows: dict[str, Floats] = field(default_factory=dict)
     versions: dict[int, int] = field(default_factory=dict)
     missing: set[int] = field(default_factory=set)
@@ -134,6 +143,10 @@ class Client:
         self._report_sent = 0.0
         self._numbers = itertools.count(first)
         self._wants_poll_at = now
+        self._failure: Failure | None = None
+        """Sent until the run is over."""
+        self._failure_sent = now
+        self._beaten = False
         self._over = False
         self._ticked = now
         self.waits: dict[str, float] = dict.fromkeys(("work", "read", "pull"), 0.0)
@@ -174,7 +187,7 @@ class Client:
             case Nudge():
                 effects = self._report_if_hungry(now)
             case Beat():
-                self.silent = message.silent
+                self.silent, self._beaten = message.silent, True
             case Expelled() if message.incarnation == self.incarnation:
                 effects = self._rejoin()
             case Stop():
@@ -224,12 +237,9 @@ class Client:
         effects: list[Effect] = []
         for server in range(len(self.servers)):
             asked = {table: split.of(server) for table, split in item.splits.items()}
-            pull = Pull(
-                id=next(self._ids),
-                clock=clock,
-                routing=self._routing,
-                tables={table: own for table, own in asked.items() if len(own)},
-            )
+            item.keys[server] = {table: own for table, own in asked.items() if len(own)}
+            pull = Pull(id=next(self._ids), clock=clock, routing=self._routing, tables=item.keys[server])
+            item.pulls[server] = pull.id
             effects.append(self._request(server, pull, item, now))
         return effects
 
@@ -242,7 +252,8 @@ class Client:
 
     def failed(self, error: str) -> list[Effect]:
         """Reading or computing went wrong, as it would for anybody."""
-        return [Send("coordinator", Failure(incarnation=self.incarnation, error=error))]
+        self._failure = Failure(incarnation=self.incarnation, error=error)
+        return [Send("coordinator", self._failure)]
 
     def leave(self, error: str | None) -> list[Effect]:
         """Take no part any more; others take what is under way."""
@@ -261,11 +272,10 @@ class Client:
         item.missing = set(range(len(self.servers)))
         effects: list[Effect] = []
         for server in range(len(self.servers)):
-            tables = {}
-            for table, split in item.splits.items():
-                keys = split.of(server)
-                if len(keys):
-                    tables[table] = Part(keys=keys, gradients=split.take(server, gradients[table]))
+            tables = {
+                table: Part(keys=keys, gradients=item.splits[table].take(server, gradients[table]))
+                for table, keys in item.keys[server].items()
+            }
             push = Push(
                 id=next(self._ids),
                 name=name,
@@ -276,7 +286,8 @@ class Client:
                 routing=self._routing,
                 tables=tables,
             )
-            effects.append(self._request(server, push, item, now))
+            self._request(server, push, item, now)
+            effects.append(Send(self.servers[server], _without_keys(push, item.pulls[server])))
         return effects + self._pull_next(now) + self._compute_next(now)
 
     def tick(self, now: float) -> list[Effect]:
@@ -294,6 +305,9 @@ class Client:
         if error is not None:
             return self.leave(error)
         effects: list[Effect] = []
+        if self._failure is not None and now - self._failure_sent >= self._timing.retry_s:
+            self._failure_sent = now
+            effects.append(Send("coordinator", self._failure))
         for request in self._requests.values():
             if now - request.sent >= self._timing.retry_s:
                 request.sent = now
@@ -388,8 +402,11 @@ class Client:
         request = self._requests.get(rows.id)
         if request is None or not isinstance(request.message, Pull):
             return []
-        del self._requests[rows.id]
         item, server = request.item, request.server
+        asked = {table: (len(keys), self._dims[table]) for table, keys in item.keys[server].items()}
+        if {table: values.shape for table, values in rows.tables.items()} != asked:
+            return self.failed(f"{self.name}: {self.servers[server]} sent rows of other shapes than {asked}")
+        del self._requests[rows.id]
         for table, values in rows.tables.items():
             item.splits[table].put(server, values, item.rows[table])
         item.versions[server] = rows.version
@@ -452,7 +469,9 @@ class Client:
         for request in self._requests.values():
             name, kind = self.servers[request.server], type(request.message).__name__.lower()
             silent = now - max(self._heard[request.server], request.first_sent)
-            if silent >= self._timing.silence_s:
+            # One that the coordinator hears is alive, and busy with something that takes long.
+            patience_s = self._timing.silence_s * (1 if name in self.silent or not self._beaten else BUSY)
+            if silent >= patience_s:
                 beat = self.silent.get(name)
                 heartbeat = "" if beat is None else f"; last heartbeat {beat:.1f} s ago"
                 return f"{self.name}: {name} did not answer a {kind} within {silent:.1f} s{heartbeat}"
@@ -467,3 +486,10 @@ class Client:
                     f"for clocks below {held.clock} in lanes {lanes}"
                 )
         return None
+
+
+def _without_keys(push: Push, pulled: int) -> Push:
+    """The push as it is sent first: the server still has the keys. They are a third of all bytes."""
+    none = np.empty(0, np.uint64)
+    tables = {table: Part(keys=none, gradients=part.gradients) for table, part in push.tables.items()}
+    return msgspec.structs.replace(push, pulled=pulled, tables=tables)

@@ -284,7 +284,7 @@ class Coordinator:
         if saving.save.final:
             return effects + self._end("done", None)
         if self._stop_reason is not None:
-            return effects + self._end("stopped", self._stop_reason)
+            return effects + self._end("stopped", f"stopped by {self._stop_reason}")
         self._event(now, f"checkpoint {checkpoint}")
         return effects + self._save_at_the_end(now)
 
@@ -303,6 +303,7 @@ class Coordinator:
             "consistency": str(self._consistency),
             "routing": self._welcome.routing if self._welcome else None,
             "checkpoint": self._last_committed,
+            "stopped_by": self._stop_reason,
             "servers": [
                 {
                     "name": server.name,
@@ -323,8 +324,26 @@ class Coordinator:
                 }
                 for worker in self._workers.values()
             ],
+            "hot": self._hottest(),
+            "skew": self._skew(),
             "events": [[at - self._trained_since, text] for at, text in self.events],
         }
+
+    def _hottest(self) -> list[list[Any]]:
+        """Keys that most micro-batches ask for: [key, table, share of pulls]."""
+        hot = [one for server in self._servers.values() for one in server.figures.get("hot", ())]
+        return sorted(hot, key=lambda one: (-one[2], one[0]))[:10]
+
+    def _skew(self) -> dict[str, float]:
+        """The most over the mean: of rows, and of keys that were pulled."""
+        figures = [server.figures for server in self._servers.values()]
+        rows = [sum(one.get("rows", {}).values()) for one in figures]
+        pulled = [one.get("pulled_keys", 0) for one in figures]
+        skew = {}
+        for name, numbers in (("rows", rows), ("load", pulled)):
+            if sum(numbers):
+                skew[name] = max(numbers) * len(numbers) / sum(numbers)
+        return skew
 
     def seconds(self, now: float) -> float:
         """Time of training: from the first worker's first report to the last push."""
@@ -428,7 +447,7 @@ class Coordinator:
         )
         if member is None:  # it never joined, or has lost its place
             return [Send(sender, Expelled(incarnation=heartbeat.incarnation))]
-        member.figures = heartbeat.figures
+        member.figures = heartbeat.figures or member.figures
         everybody = {**self._servers, **self._workers}.values()
         silent = {m.name: round(now - m.heard, 3) for m in everybody if now - m.heard > self._patience.retry_s}
         return [Send(sender, Beat(silent=silent))]
@@ -628,9 +647,9 @@ class Coordinator:
     def _stop_request(self, request: StopRequest, now: float) -> list[Effect]:
         if self._stop_reason is not None or self.phase == "saving":
             return []
-        self._event(now, request.reason)
+        self._event(now, f"asked to stop by {request.reason}")
         if self.phase != "training":
-            return self._end("stopped", request.reason)
+            return self._end("stopped", f"stopped by {request.reason}")
         self._stop_reason = request.reason
         self.queue.ceiling = self.queue.highest if self._consistency.together else 0
         return self._save_at_the_end(now)

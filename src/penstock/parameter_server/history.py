@@ -58,7 +58,9 @@ class History:
 
     def to_state(self) -> dict[str, Any]:
         """Plain values."""
-        partial = {str(chunk): sorted(batches) for chunk, batches in sorted(self._partial.items())}
+        partial = {
+            str(chunk): [list(run) for run in to_runs(batches)] for chunk, batches in sorted(self._partial.items())
+        }
         return {"finished": [list(run) for run in to_runs(self._finished)], "partial": partial}
 
     @staticmethod
@@ -74,7 +76,7 @@ class History:
             raise ModelError(f"names applied: {error}") from None
         history = History()
         history._finished = set(from_runs(read.finished))
-        history._partial = {chunk: set(batches) for chunk, batches in read.partial.items()}
+        history._partial = {chunk: set(from_runs(runs)) for chunk, runs in read.partial.items()}
         return history
 
     def validate(self) -> None:
@@ -85,7 +87,7 @@ class History:
 
 class _State(msgspec.Struct):
     finished: list[tuple[int, int]]
-    partial: dict[int, list[int]]
+    partial: dict[int, list[tuple[int, int]]]
 
 
 def to_runs(numbers: Iterable[int]) -> list[tuple[int, int]]:

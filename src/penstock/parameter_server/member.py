@@ -84,6 +84,10 @@ class Member:
         self._sent = now
         return [Send("coordinator", Heartbeat(incarnation=self.incarnation, figures=figures))]
 
+    def beats(self, now: float) -> bool:
+        """Whether the next ``tick`` sends a heartbeat, for which figures are wanted."""
+        return self.welcome is not None and not self._over and now - self._sent >= self._manners.beat_s
+
     def tick(self, figures: dict[str, Any], now: float) -> list[Effect]:
         """Call every tenth of a second or so, also while rows are loaded; ``figures`` are for people."""
         if self._over:

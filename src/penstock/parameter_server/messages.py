@@ -266,6 +266,8 @@ class Push(Message):
     """Of the rows that the gradients were computed from."""
     routing: int
     tables: dict[str, Part]
+    pulled: int | None = None
+    """The pull whose keys these are: parts have none then. Where the server has forgotten it, the push is lost."""
 
 
 class Ack(Message):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from penstock.batch import Floats, Keys
@@ -20,6 +21,7 @@ from penstock.parameter_server.consistency import Consistency
 from penstock.parameter_server.effects import Effect, End, Owners, Send, WriteRows
 from penstock.parameter_server.functions import call_function
 from penstock.parameter_server.history import History
+from penstock.parameter_server.load import Load
 from penstock.parameter_server.messages import (
     Ack,
     BatchName,
@@ -34,6 +36,7 @@ from penstock.parameter_server.messages import (
     Push,
     Record,
     Refused,
+    Result,
     Rows,
     Save,
     SaveAccepted,
@@ -45,6 +48,10 @@ __all__ = ["RowStore", "Server"]
 
 PULLS_WAITING_MAX = 4096
 """More are not those of our workers."""
+PULLS_KEPT = 64
+"""Of one peer; more than a worker may have under way."""
+CALLS_KEPT = 256
+_OVER = "the run is over, and its rows are being saved"
 _STALENESS_SHOWN = 1 << 16
 
 
@@ -118,6 +125,11 @@ class Server:
         self._histories = [History()]
         self._history_of = np.zeros(len(owners), np.uint16)
         self._waiting: dict[tuple[str, int], Pull] = {}
+        self._load = Load()
+        self._called: dict[tuple[str, int], Result | Refused] = {}
+        """Answers of the last calls."""
+        self._pulled: dict[str, dict[int, Mapping[str, Keys]]] = {}
+        """Keys of the last pulls of each peer, for their pushes."""
         self._held: dict[int, Push] = {}
         """Pushes of the clock at hand, by lane."""
         self._before: dict[str, tuple[Keys, Floats]] = {}
@@ -154,7 +166,7 @@ class Server:
             case Committed():
                 return self._committed(message)
             case Call():
-                return [Send(sender, call_function(self.tables, message))]
+                return self._call(sender, message)
             case Stop():
                 return [End(message.error)]
             case Expelled() if message.incarnation == self.incarnation:
@@ -165,6 +177,7 @@ class Server:
         """A worker is gone: its waiting pulls are dropped."""
         for key in [key for key in self._waiting if key[0] == sender]:
             del self._waiting[key]
+        self._pulled.pop(sender, None)
 
     def written(self, checkpoint: int, files: dict[str, Any], error: str | None) -> list[Effect]:
         """The rows of a ``WriteRows`` are on disk, or could not be written."""
@@ -184,6 +197,7 @@ class Server:
             "complete": self._clocks.complete,
             "waiting": len(self._waiting),
             "duplicates": self.duplicates,
+            **self._load.figures(),
             "staleness": {str(updates): n for updates, n in sorted(self.staleness.items())},
         }
 
@@ -197,6 +211,11 @@ class Server:
         assert self._saving is None or self._saving.save.checkpoint > self._checkpoint
         for pull in self._waiting.values():
             assert not self._is_due(pull), "a pull waits for nothing"
+
+    @property
+    def _final(self) -> bool:
+        """Whether rows are read where they are: nobody may change them any more."""
+        return self._saving is not None and self._saving.save.final
 
     # Pulls.
 
@@ -219,6 +238,11 @@ class Server:
         return pull.clock is None or bound is None or self._clocks.complete >= pull.clock - bound
 
     def _rows(self, sender: str, pull: Pull) -> Send:
+        pulled = self._pulled.setdefault(sender, {})
+        pulled[pull.id] = pull.tables
+        while len(pulled) > PULLS_KEPT:
+            del pulled[next(iter(pulled))]
+        self._load.pulled(pull.tables)
         tables = {name: self.tables[name].pull(keys) for name, keys in pull.tables.items()}
         if not self._consistency.together or pull.clock is None or pull.clock >= self._clocks.complete:
             return Send(sender, Rows(id=pull.id, version=self.version, tables=tables))
@@ -234,13 +258,36 @@ class Server:
         due = [key for key, pull in self._waiting.items() if self._is_due(pull)]
         return [self._rows(sender, self._waiting.pop((sender, id_))) for sender, id_ in due]
 
+    def _call(self, sender: str, call: Call) -> list[Effect]:
+        """Run a function once, however often it is asked for: some of them change rows."""
+        answer = self._called.get((sender, call.id))
+        if answer is None and self._final:
+            return [Send(sender, Refused(id=call.id, error=f"{self.name}: {_OVER}", fatal=True))]
+        if answer is None:
+            answer = self._called[sender, call.id] = call_function(self.tables, call)
+            while len(self._called) > CALLS_KEPT:
+                del self._called[next(iter(self._called))]
+        return [Send(sender, answer)]
+
     # Pushes.
 
     def _push(self, sender: str, push: Push) -> list[Effect]:
+        if push.pulled is not None:
+            keys = self._pulled.get(sender, {}).pop(push.pulled, None)
+            if keys is None:
+                return []  # it is sent again, with its keys
+            empty = np.empty(0, np.uint64)
+            tables = {
+                name: Part(keys=keys.get(name, empty), gradients=part.gradients)
+                for name, part in push.tables.items()
+            }
+            push = msgspec.structs.replace(push, pulled=None, tables=tables)
         wrong = self._wrong_routing(push.routing) or self._wrong_push(push)
         if wrong is not None:
             return [Send(sender, Refused(id=push.id, error=wrong[0], fatal=wrong[1]))]
         if push.lane is None:
+            if self._final:
+                return [Send(sender, Refused(id=push.id, error=f"{self.name}: {_OVER}", fatal=True))]
             self._apply(push)
             return [Send(sender, Ack(id=push.id))]
         before = self._clocks.complete
@@ -313,7 +360,8 @@ class Server:
         return left
 
     def _count(self, push: Push) -> None:
-        self.staleness[min(self.version - push.version, _STALENESS_SHOWN)] += 1
+        if push.lane is not None:
+            self.staleness[min(self.version - push.version, _STALENESS_SHOWN)] += 1
         self.version += 1
 
     # Saving.

@@ -115,7 +115,9 @@ class _Side:
         if not all(each.isprintable() for each in msgspec.structs.astuple(claim)):
             self.failure = "has a name that is not printable"
         elif claim.cluster != self._claim.cluster:
-            self.failure = f"is a {claim.role} of cluster {claim.cluster!r}, not {self._claim.cluster!r}"
+            self.failure = (
+                f"is {article(claim.role)} {claim.role} of cluster {claim.cluster!r}, not {self._claim.cluster!r}"
+            )
         else:
             self.peer = Identity(role=claim.role, name=claim.name)
             self.peer_version = claim.version
@@ -176,3 +178,8 @@ class Accepting(_Side):
                 return None
             case _:
                 return self._out_of_turn(message)
+
+
+def article(noun: str) -> str:
+    """``a`` or ``an``."""
+    return "an" if noun[:1].lower() in "aeiou" else "a"
