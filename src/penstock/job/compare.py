@@ -203,10 +203,14 @@ def _minibatch(strategy: Strategy) -> int:
     return strategy.minibatch or 1
 
 
+def _many(n: int, what: str) -> str:
+    return f"1 {what}" if n == 1 else f"{n} {what}s"
+
+
 def _describe(strategy: Strategy) -> str:
     if isinstance(strategy, ParameterServer):
         return (
-            f"parameter server, {strategy.servers} servers, {strategy.workers} workers, "
+            f"parameter server, {_many(strategy.servers, 'server')}, {_many(strategy.workers, 'worker')}, "
             f"micro-batches of {strategy.minibatch:,} rows, {strategy.lanes} to a global batch"
         )
     if isinstance(strategy, TreeAggregate):

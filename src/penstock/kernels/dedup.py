@@ -63,14 +63,14 @@ def collect(keys: Any, slots: Any, ranks: Any, unique: Any, places: Any, index: 
     shift = ZERO
     while (most - least) >> shift >= np.uint64(SLOTS * n):
         shift += ONE
-    end = np.int64((most - least) >> shift) + TAIL + 1
+    end: Any = np.int64((most - least) >> shift) + TAIL + 1
     k, s, r, u = pointer(keys), pointer(slots), pointer(ranks), pointer(unique)
     p, x = pointer(places), pointer(index)
     steps = 0
     for i in range(n):
         prefetch(s, np.int64((k[min(i + AHEAD, n - 1)] - least) >> shift))
         key = k[i]
-        slot = np.int64((key - least) >> shift)
+        slot: Any = np.int64((key - least) >> shift)
         found = s[slot]
         if found != key and found != ZERO:
             while found != key and found != ZERO and slot < end - 1:

@@ -136,7 +136,7 @@ class BinaryMetrics:
             DataError: it is not what ``take`` gives.
         """
         ok = bins.ndim == 1 and sums.shape == (len(bins), 3) and rows >= 0 and 0 <= loss < math.inf
-        if not ok or (len(bins) and not 0 <= bins.min() <= bins.max() < BINS) or not (sums >= 0).all():
+        if not ok or (len(bins) and not 0 <= np.min(bins) <= np.max(bins) < BINS) or not (sums >= 0).all():
             raise DataError(f"metrics of {rows} rows: bins must be 0 to {BINS - 1}, and sums f64[n, 3] >= 0")
         np.add.at(self._bins, bins, sums)
         self._rows += rows

@@ -189,7 +189,7 @@ class _Wanted:
         self.mask: NDArray[np.bool_] = np.full(layout.segments, self.all)
         if segments is not None:
             numbers = np.fromiter(segments, np.int64, len(segments))
-            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < layout.segments:
+            if len(numbers) and not 0 <= np.min(numbers) <= np.max(numbers) < layout.segments:
                 raise ConfigError(f"segments must be 0 to {layout.segments - 1}, got {sorted(segments)}")
             self.mask[numbers] = True
 

@@ -206,7 +206,7 @@ class Server:
         self._clocks.validate()
         for history in self._histories:
             history.validate()
-        assert int(self._history_of.max(initial=0)) < len(self._histories)
+        assert int(np.max(self._history_of, initial=0)) < len(self._histories)
         assert all(push.clock == self._clocks.complete for push in self._held.values())
         assert self._saving is None or self._saving.save.checkpoint > self._checkpoint
         for pull in self._waiting.values():

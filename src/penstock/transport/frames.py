@@ -259,12 +259,19 @@ def _annotated_dtype(annotation: Any) -> np.dtype[Any]:
     """
     dtype = _ANNOTATED.get(annotation)
     if dtype is None:
-        arguments = typing.get_args(annotation)
-        scalar = typing.get_args(arguments[-1]) if typing.get_origin(annotation) is np.ndarray else ()
+        array = _expanded(annotation)
+        arguments = typing.get_args(array)
+        scalar = typing.get_args(arguments[-1]) if typing.get_origin(array) is np.ndarray else ()
         if not scalar or not isinstance(scalar[0], type) or np.dtype(scalar[0]) not in _CODES:
             raise TypeError(f"expected NDArray[np.float32] or the like, got {annotation}")
         dtype = _ANNOTATED[annotation] = np.dtype(scalar[0])
     return dtype
+
+
+def _expanded(annotation: Any) -> Any:
+    """What an alias stands for: ``NDArray[...]`` is one by PEP 695 from NumPy 2.5 on."""
+    value = getattr(typing.get_origin(annotation), "__value__", None)
+    return annotation if value is None else value[typing.get_args(annotation)]
 
 
 _ANNOTATED: dict[Any, np.dtype[Any]] = {}
@@ -277,7 +284,7 @@ def _array_fields(kind: type[msgspec.Struct]) -> Iterator[tuple[str, np.dtype[An
             continue
         todo = [annotation]
         while todo:
-            inner = todo.pop()
+            inner = _expanded(todo.pop())
             if inner is np.ndarray or typing.get_origin(inner) is np.ndarray:
                 try:
                     yield name, _annotated_dtype(inner)
