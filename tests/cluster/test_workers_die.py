@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from oracle import assert_counted, assert_same, bsp, rows_of
 
 import penstock as ps
 from penstock.engine.node import Links
+from penstock.engine.observer import Observer
 from penstock.engine.spec import Slowness
-from penstock.errors import PenstockError
+from penstock.errors import Interrupted, PenstockError
 from penstock.parameter_server import ASP, BSP, SSP, Consistency
 
 FEATURES = ps.Features(label="clicked", ignore=["time"])
@@ -216,3 +218,42 @@ def _children(pid: int) -> list[int]:
     if not listed.exists():
         pytest.skip("this system does not list a process's children")
     return [int(child) for child in listed.read_text().split()]
+
+
+def test_a_run_that_ends_while_a_worker_makes_ready(
+    threads: Callable[..., Threads], clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker stays until its own thread has come to an end: otherwise the process would be aborted."""
+    making, may_end = threading.Event(), threading.Event()
+    stayed: list[bool] = []
+
+    def warm_up(work: Any) -> None:
+        making.set()
+        assert may_end.wait(60.0)
+
+    def look(engine: Threads) -> None:
+        # The coordinator waits a moment for its roles to go, so that a worker that can has gone by then.
+        engine._threads["coordinator"].join()
+        stayed.append(engine._threads["worker-0"].is_alive())
+        may_end.set()
+
+    def hook(engine: Threads, status: dict[str, Any]) -> None:
+        if making.is_set() and not looking:
+            looking.append(threading.Thread(target=look, args=(engine,)))
+            looking[0].start()
+            with Observer(engine.access, engine.address) as observer:
+                observer.stop("the test")
+
+    looking: list[threading.Thread] = []
+    monkeypatch.setattr("penstock.engine.worker._Work._warm_up", warm_up)
+    with pytest.raises(Interrupted):
+        ps.fit(
+            Counting(FEATURES, segments=64),
+            str(clicks),
+            strategy=strategy(ASP(), servers=1, workers=1),
+            engine=threads(hook=hook),
+            output=tmp_path / "run",
+        )
+    looking[0].join()
+    assert stayed == [True]
+    assert not [t.name for t in threading.enumerate() if t.name in ("making ready", "reader")]

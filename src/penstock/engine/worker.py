@@ -47,6 +47,8 @@ _log: Final = logging.getLogger("penstock.engine")
 TICK_S: Final = 0.02
 STUCK_S: Final = 600.0
 """A step that takes longer is one that never ends: the worker falls silent, and its work goes to others."""
+END_S: Final = 60.0
+"""For a thread that compiles or decodes to come to an end."""
 REDIAL_S: Final = 5.0
 """A server that cannot be reached for so long is not tried again."""
 
@@ -91,6 +93,9 @@ class _WorkerRole:
         self._links.on_back = lambda peer: self._inbox.put(_Call(lambda: self._back(peer)))
         self._member = self._new_member()
         self._work: _Work | None = None
+        self._making: list[threading.Thread] = []
+        self._made: list[_Work] = []
+        """Made ready, and not closed yet."""
         self._lock = threading.Lock()
         """Guards the member."""
         self._over = False
@@ -104,8 +109,11 @@ class _WorkerRole:
                 while not self._over:
                     self._step()
         finally:
-            if self._work is not None:
-                self._work.close()
+            # A process that ends while a thread of its own compiles or decodes is aborted by C++.
+            for thread in self._making:
+                thread.join(END_S)
+            for work in self._made:
+                work.close()
             self._links.close()
 
     def _new_member(self) -> Member:
@@ -176,6 +184,7 @@ class _WorkerRole:
     def _rejoin(self) -> None:
         if self._work is not None:
             self._work.close()
+            self._made.remove(self._work)
             self._work = None
         with self._lock:
             self._member = self._new_member()
@@ -201,17 +210,21 @@ class _WorkerRole:
             # Kernels may have to be compiled, which takes longer than a worker may be silent.
             try:
                 work = _Work(run, welcome, self._spec.name, call, self._do)
+                self._made.append(work)
                 call(lambda: self._start(work))
             except Exception as error:
                 failure = Failure(incarnation=welcome.incarnation, error=f"{self._spec.name}: {_told(error)}")
                 self._links.send("coordinator", failure)
                 call(lambda: self._end(failure.error))
 
-        threading.Thread(target=make_ready, name="making ready", daemon=True).start()
+        thread = threading.Thread(target=make_ready, name="making ready", daemon=True)
+        self._making.append(thread)
+        thread.start()
 
     def _start(self, work: _Work) -> None:
         if work.client.incarnation != self._member.incarnation:
             work.close()
+            self._made.remove(work)
             return
         self._work = work
         self._do(work.client.start(time.monotonic()))
@@ -307,7 +320,7 @@ class _Work:
         """Stop reading."""
         self._closed.set()
         self._tasks.put(None)
-        self._reader.join(10.0)
+        self._reader.join(END_S)
 
     def figures(self) -> dict[str, Any]:
         """For people."""
