@@ -8,17 +8,13 @@ import socket
 from typing import Any
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
+from penstock.cli.status import print_status
 from penstock.errors import ConfigError
 
 __all__ = ["cluster", "coordinator", "server", "worker"]
 
-_WIDE = 110
-"""Columns of a terminal that has room for everything."""
-_NAME_WIDTH = 18
 
 _access_options = [
     click.option(
@@ -238,7 +234,7 @@ def status(as_json: bool, **which: Any) -> None:
 
         click.echo(json.dumps({k: v for k, v in found.items() if k != "metrics"}))
         return
-    _print_status(Console(markup=False), found, address)
+    print_status(Console(markup=False), found, address)
 
 
 @cluster.command()
@@ -295,99 +291,3 @@ def new_token_file(file: str) -> None:
     with os.fdopen(descriptor, "wb") as handle:
         handle.write(new_token() + b"\n")
     click.echo(f"token in {file}; copy it to every host of the cluster")
-
-
-def _print_status(console: Console, found: dict[str, Any], address: str) -> None:
-    from penstock.metrics import BinaryMetrics
-    from penstock.train.progress import human
-
-    scores = BinaryMetrics.from_state(found["metrics"]).scores()
-    checkpoint = f"checkpoint {found['checkpoint']}" if found["checkpoint"] else "no checkpoint yet"
-    for line in (
-        f"{found['phase']}, {found['done']:.0%} done: {found['rows']:,} rows in {found['seconds']:.1f} s",
-        f"logloss {scores.logloss:.5f}, AUC {scores.auc:.4f}, {checkpoint}",
-        f"{found['consistency']}, coordinator at {address}, routing version {found['routing']}",
-    ):
-        console.print(line, highlight=False, soft_wrap=True)
-    wide = console.width >= _WIDE
-    servers = _table(
-        "server",
-        *(("address", "segments") if wide else ()),
-        "rows",
-        "memory",
-        "in",
-        "out",
-        "stale",
-        "most",
-        "heard",
-    )
-    for one in found["servers"]:
-        typical, most = _staleness(one.get("staleness", {}))
-        servers.add_row(
-            _short(one["name"]),
-            *((one["address"], f"{one['segments']:,}") if wide else ()),
-            human(sum(one.get("rows", {}).values())),
-            human(one.get("memory_nbytes", 0), "B"),
-            human(one.get("bytes_in", 0), "B"),
-            human(one.get("bytes_out", 0), "B"),
-            typical,
-            most,
-            _ago(one["heartbeat_s"]),
-        )
-    console.print(servers)
-    workers = _table("worker", "batches", "stolen", "rows", "busy", "waits most for", "heard")
-    for one in found["workers"]:
-        cause, seconds = max(one.get("waits", {}).items(), key=lambda wait: wait[1], default=("", 0.0))
-        workers.add_row(
-            _short(one["name"]),
-            f"{one.get('done', 0):,}",
-            f"{one.get('stolen', 0):,}",
-            human(one.get("rows", 0)),
-            f"{one.get('busy_s', 0.0):.1f} s",
-            f"{cause} {seconds:.1f} s" if seconds >= 0.05 else "-",
-            _ago(one["heartbeat_s"]),
-        )
-    console.print(workers)
-    hot = _table("hot keys", "table", "share of pulls")
-    for key, table, share in found.get("hot", [])[:10]:
-        hot.add_row(f"{key:#018x}", table, f"{share:.1%}")
-    if found.get("hot"):
-        console.print(hot)
-    if found.get("skew"):
-        skew = found["skew"]
-        console.print(
-            f"skew: {skew.get('rows', 1):.2f} x the mean of rows at the fullest server, "
-            f"{skew.get('load', 1):.2f} of pulls",
-            highlight=False,
-            soft_wrap=True,
-        )
-    for at, text in found["events"][-10:]:
-        console.print(f"{at:8.1f} s  {text}", highlight=False, soft_wrap=True)
-
-
-def _staleness(counts: dict[str, int]) -> tuple[str, str]:
-    """Median and largest."""
-    pairs = sorted((int(at), n) for at, n in counts.items())
-    total, seen = sum(n for _, n in pairs), 0
-    for at, n in pairs:
-        seen += n
-        if 2 * seen >= total:
-            return f"{at}", f"{pairs[-1][0]}"
-    return "-", "-"
-
-
-def _ago(seconds: float) -> str:
-    return f"{seconds:.1f} s ago"
-
-
-def _short(name: str) -> str:
-    """A name that fits; hosts begin alike, and differ at the end."""
-    return name if len(name) <= _NAME_WIDTH else f"{name[:7]}…{name[8 - _NAME_WIDTH :]}"
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for number, name in enumerate(columns):
-        left = number == 0 or name in ("address", "waits most for", "table")
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
-    return table

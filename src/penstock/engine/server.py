@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import resource
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -33,6 +31,7 @@ from penstock.parameter_server.member import Manners, Member
 from penstock.parameter_server.messages import Failure, Message, Record, Welcome
 from penstock.parameter_server.server import Server
 from penstock.table import Table
+from penstock.train.progress import memory_nbytes
 from penstock.transport import Identity
 
 __all__ = ["ServerSpec", "run_server"]
@@ -156,14 +155,13 @@ class _ServerRole:
     def _figures(self) -> dict[str, Any]:
         assert self._server is not None
         received, sent = self._links.nbytes()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return {
             **self._server.figures(),
             "cpu_s": time.process_time() - self._cpu_before_s,
             "bytes_in": received,
             "bytes_out": sent,
             "table_nbytes": sum(table.nbytes for table in self._tables.values()),
-            "memory_nbytes": peak if sys.platform == "darwin" else peak * 1024,
+            "memory_nbytes": memory_nbytes(),
         }
 
     def _load(self, welcome: Welcome) -> None:

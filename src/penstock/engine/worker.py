@@ -38,6 +38,7 @@ from penstock.parameter_server.messages import (
     Welcome,
     Work,
 )
+from penstock.train.progress import memory_nbytes
 from penstock.transport import Identity
 
 __all__ = ["WorkerSpec", "run_worker"]
@@ -325,7 +326,13 @@ class _Work:
     def figures(self) -> dict[str, Any]:
         """For people."""
         cpu_s = time.process_time() - self._cpu_before_s
-        return {"rows": self.rows, "busy_s": self.busy_s, "read_s": self.read_s, "cpu_s": cpu_s}
+        return {
+            "rows": self.rows,
+            "busy_s": self.busy_s,
+            "read_s": self.read_s,
+            "cpu_s": cpu_s,
+            "memory_nbytes": memory_nbytes(),
+        }
 
     def next_s(self, most_s: float) -> float:
         """Seconds until something must be done."""

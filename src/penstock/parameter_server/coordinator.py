@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
+
 from penstock.errors import DataError, ModelError
 from penstock.parameter_server.consistency import Consistency
 from penstock.parameter_server.effects import Commit, Effect, End, Prepare, Send
@@ -149,7 +151,7 @@ class Coordinator:
         self._patience = patience if patience is not None else Patience()
         self._began = self._loading_since = self._trained_since = now
         self._routing = routing
-        self._begun = False
+        self._trains = False
         self._learnt_at: float | None = None
         self._ticked = now
         self._error: str | None = None
@@ -347,7 +349,7 @@ class Coordinator:
 
     def seconds(self, now: float) -> float:
         """Time of training: from the first worker's first report to the last push."""
-        return (now if self._learnt_at is None else self._learnt_at) - self._trained_since if self._begun else 0.0
+        return (now if self._learnt_at is None else self._learnt_at) - self._trained_since if self._trains else 0.0
 
     def validate(self) -> None:
         """Check that the state fits together."""
@@ -415,18 +417,8 @@ class Coordinator:
         return [effect for server in self._servers.values() for effect in self._welcome_to(server)]
 
     def _welcome_to(self, member: _Member) -> list[Effect]:
-        w = self._welcome
-        assert w is not None
-        welcome = Welcome(
-            name=member.name,
-            incarnation=member.incarnation,
-            spec=w.spec,
-            routing=w.routing,
-            servers=w.servers,
-            addresses=w.addresses,
-            owners=w.owners,
-            lanes=w.lanes,
-        )
+        assert self._welcome is not None
+        welcome = msgspec.structs.replace(self._welcome, name=member.name, incarnation=member.incarnation)
         return [Send(member.sender, welcome)]
 
     def _ready(self, sender: str, ready: Ready, now: float) -> list[Effect]:
@@ -505,9 +497,9 @@ class Coordinator:
         worker = self._member(self._workers, sender, report.incarnation, now)
         if worker is None:
             return [Send(sender, Expelled(incarnation=report.incarnation))]
-        if not self._begun:
+        if not self._trains:
             # Until now workers were getting ready, which is not training.
-            self._begun, self._trained_since = True, now
+            self._trains, self._trained_since = True, now
         if report.number <= worker.number:
             again = worker.answer is not None and report.number == worker.number
             return [Send(sender, worker.answer)] if again and worker.answer is not None else []

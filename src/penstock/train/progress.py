@@ -14,7 +14,7 @@ from typing import Any, Protocol, TextIO
 
 from penstock.metrics import BinaryMetrics, Scores
 
-__all__ = ["Bar", "JsonLines", "Lines", "Report", "Reporter", "human", "reporter_for"]
+__all__ = ["Bar", "JsonLines", "Lines", "Report", "Reporter", "human", "memory_nbytes", "reporter_for"]
 
 
 @dataclass(frozen=True, kw_only=True)
