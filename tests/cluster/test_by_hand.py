@@ -158,6 +158,7 @@ def test_roles_by_hand(
     shown = roles("cluster", "status", *find)
     assert shown.ends() == 0
     assert max(map(len, shown.out.splitlines())) <= 80
+    assert "…" not in shown.out, "a cell that is cut off says nothing"
     assert coordinator.ends() == 0, coordinator.err
     assert [role.ends(20) for role in (*servers, late)] == [0, 0, 0]
     assert proxy.broken == 2

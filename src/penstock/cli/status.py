@@ -19,8 +19,9 @@ _NAME_WIDTH = 18
 def print_status(console: Console, found: dict[str, Any], address: str) -> None:
     """Print ``Coordinator.status`` of the coordinator at an address."""
     _print_run(console, found, address)
-    console.print(_servers(found["servers"], wide=console.width >= _WIDE))
-    console.print(_workers(found["workers"]))
+    wide = console.width >= _WIDE
+    console.print(_servers(found["servers"], wide=wide))
+    console.print(_workers(found["workers"], wide=wide))
     if found["hot"]:
         console.print(_hot_keys(found["hot"]))
     if found["skew"]:
@@ -59,16 +60,16 @@ def _servers(servers: list[dict[str, Any]], *, wide: bool) -> Table:
     return table
 
 
-def _workers(workers: list[dict[str, Any]]) -> Table:
-    table = _table("worker", "batches", "stolen", "memory", "in", "out", "busy", "waits for", "heard")
+def _workers(workers: list[dict[str, Any]], *, wide: bool) -> Table:
+    more = ("stolen", "busy") if wide else ()
+    table = _table("worker", "batches", *more, "memory", "in", "out", "waits for", "heard")
     for one in workers:
         cause, seconds = max(one.get("waits", {}).items(), key=lambda wait: wait[1], default=("", 0.0))
         table.add_row(
             _short(one["name"]),
             _count(one.get("done", 0)),
-            _count(one.get("stolen", 0)),
+            *((_count(one.get("stolen", 0)), f"{one.get('busy_s', 0.0):.1f} s") if wide else ()),
             *_resources(one),
-            f"{one.get('busy_s', 0.0):.1f} s",
             f"{cause} {seconds:.1f} s" if seconds >= 0.05 else "-",
             _ago(one["heartbeat_s"]),
         )
