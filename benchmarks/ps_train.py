@@ -40,7 +40,7 @@ def run(options: Options) -> Result:
             "consistency": "asp",
             "minibatch": MINIBATCH,
             "repetitions": repetitions,
-            **machine("tensorflow-cpu"),
+            **machine(),
         },
         goals=(
             Goal(what="online", least=0.35),
@@ -52,17 +52,19 @@ def run(options: Options) -> Result:
     contenders: dict[str, Callable[[], Any]] = {"online": partial(online, files)}
     for size in CURVE:
         contenders[f"penstock, batch {size:,}"] = partial(_ours, files, size)
+    contenders["penstock, batch 1,024, window 2"] = partial(_ours, files, 1024, window=2)
     peers = {
         "tensorflow, batch 4,096, 16 steps a call": {"batch": 4096, "steps": 16},
         "tensorflow, batch 512, 16 steps a call": {"batch": 512, "steps": 16},
         "tensorflow, batch 512, a step a call": {"batch": 512, "steps": 1},
     }
     ids = hashed(clicks, bits=22)
-    absent = tensorflow_ps.run_peer(ids.ids, ids.labels, values=ids.values, batch=4096, slots=1 << 22) is None
-    if absent:
+    peer = tensorflow_ps.run_peer(ids.ids, ids.labels, values=ids.values, batch=4096, slots=1 << 22)
+    if peer is None:
         result.conditions["missing"] = tensorflow_ps.MISSING
         result.text.append(tensorflow_ps.MISSING)
     else:
+        result.conditions["versions"]["tensorflow"] = peer["tensorflow"]
         for name, setting in peers.items():
             contenders[name] = partial(_tensorflow, ids, setting)
     found = in_turn(contenders, repetitions)
@@ -80,7 +82,7 @@ def run(options: Options) -> Result:
     ours = f"penstock, batch {MINIBATCH:,}"
     result.ratios["online"] = rate(ours) / rate("online")
     result.ratios["logloss_over_online"] = found[ours]["logloss"].median / found["online"]["logloss"].median
-    if not absent:
+    if peer is not None:
         best, naive = "tensorflow, batch 4,096, 16 steps a call", "tensorflow, batch 512, a step a call"
         result.ratios["tensorflow_best"] = rate(ours) / rate(best)
         result.ratios["tensorflow_512_step_a_call"] = rate("penstock, batch 512") / rate(naive)
@@ -89,8 +91,8 @@ def run(options: Options) -> Result:
     return result
 
 
-def _ours(files: list[str], minibatch: int) -> dict[str, float]:
-    figures = train(files, minibatch=minibatch)
+def _ours(files: list[str], minibatch: int, *, window: int = 1) -> dict[str, float]:
+    figures = train(files, minibatch=minibatch, window=window)
     return {name: figures[name] for name in _SHOWN}
 
 

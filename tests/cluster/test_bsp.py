@@ -175,6 +175,18 @@ def test_lengths_that_only_reading_tells(
     assert run.rows == (48_000 if kind == "csv" else 4502)
 
 
+@pytest.mark.parametrize(("servers", "workers"), [(1, 2), (3, 3)])
+def test_global_batches_are_those_of_one_process_by_tree_aggregate(
+    threads: Callable[..., Threads], clicks: Path, servers: int, workers: int
+) -> None:
+    """Chunks are dealt to partitions as they are to lanes, and sums are taken in the same order."""
+    alone, together = linear(), linear()
+    tree = ps.TreeAggregate(partitions=4, depth=1, batch_rows=MINIBATCH, executor="threads")
+    ps.fit(alone, str(clicks), strategy=tree)
+    ps.fit(together, str(clicks), strategy=strategy(servers=servers, workers=workers), engine=threads())
+    assert_same(rows_of(together), rows_of(alone))
+
+
 @pytest.mark.parametrize("lanes", [1, 3])
 def test_tables_of_several_dimensions_and_dense_parts(
     threads: Callable[..., Threads], clicks: Path, lanes: int

@@ -237,9 +237,10 @@ class Cluster:
 
     def validate(self) -> None:
         for role in self.roles.values():
-            if role.machine is not None and role.alive:
+            for state in (role.machine, role.member) if role.alive else ():
                 try:
-                    role.machine.validate()
+                    if state is not None:
+                        state.validate()
                 except AssertionError as error:
                     raise Wrong("validate", f"{role.name}: {error!r}") from error
 

@@ -72,6 +72,11 @@ class Member:
                 return [End(message.error)]
         return []
 
+    def validate(self) -> None:
+        """Check that the state fits together."""
+        assert not self._ready or self.welcome is not None, "ready before it was let in"
+        assert self.welcome is None or self.welcome.incarnation == self.incarnation
+
     def ready(self, now: float) -> list[Effect]:
         """A server's rows are loaded."""
         self._ready = True
