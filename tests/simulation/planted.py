@@ -127,11 +127,11 @@ class _NamesNotSaved(Server):
 class _RecordAfterRows(Coordinator):
     """A checkpoint lists what was learnt when it is committed, not when the rows were taken."""
 
-    def _commit_if_complete(self, now: float) -> list[Effect]:
-        saving = self._checkpoint
+    def _commit_if_complete(self) -> list[Effect]:
+        saving = self._checkpoints.at_hand
         if saving is not None and saving.record is not None:
-            saving.record, saving.metrics = self.queue.record(), self._sink.state()
-        return super()._commit_if_complete(now)
+            saving.record, saving.metrics = self.queue.record(), self._checkpoints._sink.state()
+        return super()._commit_if_complete()
 
 
 class _CountsAgain(Coordinator):
@@ -142,7 +142,7 @@ class _CountsAgain(Coordinator):
         if worker is not None and report.number == worker.number:
             for figures in report.figures:
                 if figures is not None:
-                    self._sink.add(figures)
+                    self._checkpoints._sink.add(figures)
         return super()._report(sender, report, now)
 
 

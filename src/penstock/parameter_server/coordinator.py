@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from penstock.errors import DataError, ModelError
+from penstock.parameter_server.checkpoints import Checkpoints, Sink
 from penstock.parameter_server.consistency import Consistency
-from penstock.parameter_server.effects import Commit, Effect, End, Prepare, Send
+from penstock.parameter_server.effects import Effect, End, Send
 from penstock.parameter_server.messages import (
     Beat,
     Committed,
     Expelled,
     Failure,
-    Figures,
-    Grant,
     Heartbeat,
     Join,
     LaneStart,
@@ -30,9 +29,7 @@ from penstock.parameter_server.messages import (
     Message,
     Nudge,
     Ready,
-    Record,
     Report,
-    Save,
     SaveAccepted,
     Saved,
     Status,
@@ -43,9 +40,10 @@ from penstock.parameter_server.messages import (
     Work,
 )
 from penstock.parameter_server.routing import place
+from penstock.parameter_server.status import hottest, skew
 from penstock.parameter_server.work import WorkQueue
 
-__all__ = ["Coordinator", "Patience", "Sink"]
+__all__ = ["Coordinator", "Patience"]
 
 _EVENTS_KEPT = 200
 
@@ -67,16 +65,6 @@ class Patience:
     """For servers to save one."""
 
 
-class Sink(Protocol):
-    """Takes the figures of micro-batches that are done, each once."""
-
-    def add(self, figures: Figures) -> None:
-        """Of a micro-batch."""
-
-    def state(self) -> Any:
-        """What was added so far, as a checkpoint keeps it; a copy."""
-
-
 @dataclass(slots=True)
 class _Member:
     """A server or a worker that takes part."""
@@ -95,21 +83,6 @@ class _Member:
     answer: Work | None = None
     hungry: bool = False
     waits: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Checkpoint:
-    """A checkpoint that is being written."""
-
-    save: Save
-    record: Record | None
-    """None under BSP: known when its clock is complete."""
-    sent: float
-    began: float
-    metrics: Any = None
-    accepted: set[str] = field(default_factory=set)
-    saved: dict[str, Saved] = field(default_factory=dict)
-    committing: bool = False
 
 
 class Coordinator:
@@ -146,8 +119,10 @@ class Coordinator:
         self.events: deque[tuple[float, str]] = deque(maxlen=_EVENTS_KEPT)
         self.rows = 0
         self._spec, self._n_servers, self._segments = spec, n_servers, segments
-        self._consistency, self._sink = consistency, sink
-        self._every_s = checkpoint_every_s
+        self._consistency = consistency
+        self._checkpoints = Checkpoints(
+            queue, sink, together=consistency.together, every_s=checkpoint_every_s, now=now
+        )
         self._patience = patience if patience is not None else Patience()
         self._began = self._loading_since = self._trained_since = now
         self._routing = routing
@@ -155,17 +130,10 @@ class Coordinator:
         self._learnt_at: float | None = None
         self._ticked = now
         self._error: str | None = None
-        self._deferred: list[Figures] = []
-        """Of micro-batches that the checkpoint at hand does not list; the sink has them after it."""
         self._servers: dict[str, _Member] = {}
         self._workers: dict[str, _Member] = {}
         self._expelled: set[int] = set()
         self._welcome: Welcome | None = None
-        self._checkpoint: _Checkpoint | None = None
-        self._preparing: int | None = None
-        self._last_checkpoint = 0
-        self._last_checkpoint_at = now
-        self._last_committed: int | None = None
         self._stop_reason: str | None = None
         self._without_workers = now
 
@@ -234,53 +202,32 @@ class Coordinator:
             alone = now - self._without_workers
             if alone >= self._patience.gather_s:
                 return effects + self._fail(f"no worker took part for {alone:.0f} s", now)
-        saving = self._checkpoint
-        if saving is not None and now - saving.began >= self._patience.save_s:
-            late = ", ".join(name for name in self._servers if name not in saving.saved) or "the manifest"
-            self._checkpoint = None
-            error = f"not saved after {now - saving.began:.0f} s: {late}"
-            return effects + self._no_checkpoint(error, now, saving)
-        if saving is not None and not saving.committing and now - saving.sent >= self._patience.retry_s:
-            effects += self._send_save(now)
-        due = self._every_s is not None and now - self._last_checkpoint_at >= self._every_s
-        if self.phase == "training" and due and not self.queue.finished:
-            effects += self._prepare(final=False)
+        effects += self._look_after_checkpoint(now)
+        if self.phase == "training" and self._checkpoints.due(now) and not self.queue.finished:
+            effects += self._checkpoints.prepare(final=False)
         return effects
 
     def save(self, checkpoint: int, folder: str, *, full: bool, now: float) -> list[Effect]:
         """The folder of a ``Prepare`` is made: ask all servers to save."""
-        if self.over or checkpoint != self._preparing:
+        if self.over or not self._checkpoints.prepared(checkpoint, now):
             return []
-        self._preparing = None
-        final = self.phase == "saving"
-        clock = self.queue.highest if self._consistency.together and not final else None
-        record = None if clock is not None else self.queue.record()
-        if clock is not None:
-            # Until every server knows of the clock, nothing of it may be applied.
-            self.queue.ceiling = clock
-        save = Save(checkpoint=checkpoint, folder=folder, full=full, final=final, clock=clock)
-        metrics = None if record is None else self._sink.state()
-        self._checkpoint = _Checkpoint(save, record, now, now, metrics)
-        self._last_checkpoint_at = now
-        return self._send_save(now)
+        self._checkpoints.begin(checkpoint, folder, full=full, final=self.phase == "saving", now=now)
+        return self._checkpoints.ask(self._reached(), now)
 
     def not_prepared(self, checkpoint: int, error: str, now: float) -> list[Effect]:
         """The folder of a ``Prepare`` cannot be made."""
-        if self.over or checkpoint != self._preparing:
+        if self.over or not self._checkpoints.prepared(checkpoint, now):
             return []
-        self._preparing = None
-        self._last_checkpoint_at = now
         return self._no_checkpoint(error, now)
 
     def committed(self, checkpoint: int, error: str | None, now: float) -> list[Effect]:
         """The manifest of a ``Commit`` is written, or could not be."""
-        saving = self._checkpoint
+        saving = self._checkpoints.at_hand
         if self.over or saving is None or saving.save.checkpoint != checkpoint:
             return []
-        self._checkpoint = None
         if error is not None:
-            return self._no_checkpoint(error, now, saving)
-        self._last_committed = checkpoint
+            return self._no_checkpoint(error, now)
+        self._checkpoints.end(valid=True)
         committed = Committed(checkpoint=checkpoint, record=saving.record)
         effects: list[Effect] = [Send(server.sender, committed) for server in self._servers.values()]
         if saving.save.final:
@@ -293,6 +240,7 @@ class Coordinator:
     def status(self, now: float) -> dict[str, Any]:
         """How the cluster stands, in plain values."""
         counts = self.queue.counts()
+        figures = [server.figures for server in self._servers.values()]
         segments = [0] * len(self._servers)
         if self._welcome is not None:
             for owner in self._welcome.owners.tolist():
@@ -304,7 +252,7 @@ class Coordinator:
             "done": self.queue.share,
             "consistency": str(self._consistency),
             "routing": self._welcome.routing if self._welcome else None,
-            "checkpoint": self._last_committed,
+            "checkpoint": self._checkpoints.committed,
             "stopped_by": self._stop_reason,
             "servers": [
                 {
@@ -326,26 +274,10 @@ class Coordinator:
                 }
                 for worker in self._workers.values()
             ],
-            "hot": self._hottest(),
-            "skew": self._skew(),
+            "hot": hottest(figures),
+            "skew": skew(figures),
             "events": [[at - self._trained_since, text] for at, text in self.events],
         }
-
-    def _hottest(self) -> list[list[Any]]:
-        """Keys that most micro-batches ask for: [key, table, share of pulls]."""
-        hot = [one for server in self._servers.values() for one in server.figures.get("hot", ())]
-        return sorted(hot, key=lambda one: (-one[2], one[0]))[:10]
-
-    def _skew(self) -> dict[str, float]:
-        """The most over the mean: of rows, and of keys that were pulled."""
-        figures = [server.figures for server in self._servers.values()]
-        rows = [sum(one.get("rows", {}).values()) for one in figures]
-        pulled = [one.get("pulled_keys", 0) for one in figures]
-        skew = {}
-        for name, numbers in (("rows", rows), ("load", pulled)):
-            if sum(numbers):
-                skew[name] = max(numbers) * len(numbers) / sum(numbers)
-        return skew
 
     def seconds(self, now: float) -> float:
         """Time of training: from the first worker's first report to the last push."""
@@ -355,9 +287,9 @@ class Coordinator:
         """Check that the state fits together."""
         self.queue.validate()
         assert len(self._servers) <= self._n_servers
-        assert self._checkpoint is None or self._preparing is None
-        assert self.queue.ceiling is None or self._checkpoint is not None or self._stop_reason is not None
-        assert not self._deferred or self._checkpoint is not None
+        self._checkpoints.validate()
+        saving = self._checkpoints.at_hand is not None
+        assert self.queue.ceiling is None or saving or self._stop_reason is not None
 
     # Who takes part.
 
@@ -429,7 +361,8 @@ class Coordinator:
         if not all(other.ready for other in self._servers.values()):
             return []
         self.phase = "training"
-        self._trained_since = self._without_workers = self._last_checkpoint_at = now
+        self._trained_since = self._without_workers = now
+        self._checkpoints.wait_from(now)
         effects = [effect for worker in self._workers.values() for effect in self._welcome_to(worker)]
         return effects + self._save_at_the_end(now)
 
@@ -512,7 +445,8 @@ class Coordinator:
         for name, figures in zip(report.done, report.figures, strict=True):
             grant = self.queue.done(worker.name, name)
             if grant is not None and figures is not None:
-                self._count(grant, figures)
+                self.rows += figures.rows
+                self._checkpoints.count(grant, figures)
         worker.waits = report.waits
         training = self.phase == "training"
         grants = self.queue.take(worker.name, report.want, report.below) if training else []
@@ -522,22 +456,7 @@ class Coordinator:
         effects: list[Effect] = [Send(sender, worker.answer)]
         if report.lengths or self.queue.frontier > frontier:
             effects += self._nudge()
-        return effects + self._commit_if_complete(now) + self._save_at_the_end(now)
-
-    def _count(self, grant: Grant, figures: Figures) -> None:
-        """Each micro-batch once, and in the first checkpoint that lists it."""
-        self.rows += figures.rows
-        saving = self._checkpoint
-        later = saving is not None and saving.record is None and grant.clock >= (saving.save.clock or 0)
-        if later:
-            self._deferred.append(figures)
-        else:
-            self._sink.add(figures)
-
-    def _count_deferred(self) -> None:
-        for figures in self._deferred:
-            self._sink.add(figures)
-        self._deferred.clear()
+        return effects + self._commit_if_complete() + self._save_at_the_end(now)
 
     def _nudge(self, *, everybody: bool = False) -> list[Effect]:
         hungry = [worker for worker in self._workers.values() if worker.hungry or everybody]
@@ -545,76 +464,45 @@ class Coordinator:
 
     # Checkpoints.
 
-    def _prepare(self, *, final: bool) -> list[Effect]:
-        if self._checkpoint is not None or self._preparing is not None:
+    def _reached(self) -> dict[str, str]:
+        """Servers by name, and who they are reached as."""
+        return {server.name: server.sender for server in self._servers.values()}
+
+    def _look_after_checkpoint(self, now: float) -> list[Effect]:
+        saving = self._checkpoints.at_hand
+        if saving is None:
             return []
-        self._last_checkpoint += 1
-        self._preparing = self._last_checkpoint
-        return [Prepare(self._preparing, final)]
+        if now - saving.began >= self._patience.save_s:
+            late = ", ".join(name for name in self._servers if name not in saving.saved) or "the manifest"
+            return self._no_checkpoint(f"not saved after {now - saving.began:.0f} s: {late}", now)
+        if not saving.committing and now - saving.sent >= self._patience.retry_s:
+            return self._checkpoints.ask(self._reached(), now)
+        return []
 
     def _save_at_the_end(self, now: float) -> list[Effect]:
-        if (
-            self.phase == "training"
-            and self.queue.finished
-            and self._checkpoint is None
-            and self._preparing is None
-        ):
+        if self.phase == "training" and self.queue.finished and not self._checkpoints.busy:
             self.phase = "saving"
             self._learnt_at = now
             self._event(now, "all is learnt")
-            return self._prepare(final=True)
+            return self._checkpoints.prepare(final=True)
         if self._stop_reason is not None and self.phase == "training":
-            return self._prepare(final=False)
+            return self._checkpoints.prepare(final=False)
         return []
-
-    def _send_save(self, now: float) -> list[Effect]:
-        saving = self._checkpoint
-        assert saving is not None
-        saving.sent = now
-        return [Send(s.sender, saving.save) for s in self._servers.values() if s.name not in saving.saved]
 
     def _save_answer(self, sender: str, answer: SaveAccepted | Saved, now: float) -> list[Effect]:
         server = self._member(self._servers, sender, answer.incarnation, now)
-        saving = self._checkpoint
-        if server is None or saving is None or answer.checkpoint != saving.save.checkpoint:
+        if server is None:
             return []
-        saving.accepted.add(server.name)
+        error = self._checkpoints.answer(server.name, answer)
         effects: list[Effect] = []
-        if len(saving.accepted) == self._n_servers and self.queue.ceiling is not None:
+        if self._checkpoints.all_accepted(self._n_servers) and self.queue.ceiling is not None:
             effects += self._lift_ceiling()
-        if isinstance(answer, Saved) and not saving.committing:
-            saving.saved[server.name] = answer
-            if answer.error is not None:
-                self._checkpoint = None
-                return effects + self._no_checkpoint(f"{server.name}: {answer.error}", now, saving)
-            effects += self._commit_if_complete(now)
-        return effects
+        if error is not None:
+            return effects + self._no_checkpoint(f"{server.name}: {error}", now)
+        return effects + self._commit_if_complete()
 
-    def _commit_if_complete(self, now: float) -> list[Effect]:
-        saving = self._checkpoint
-        if saving is None or saving.committing or len(saving.saved) < self._n_servers:
-            return []
-        if saving.record is None:
-            assert saving.save.clock is not None
-            if self.queue.frontier < saving.save.clock and not self.queue.finished:
-                return []  # servers have it all, but a worker has not said so yet
-            saving.record = self.queue.record_below(saving.save.clock)
-            saving.metrics = self._sink.state()
-            self._count_deferred()
-        saving.committing = True
-        answers = [saving.saved[name] for name in self._servers]
-        return [
-            Commit(
-                checkpoint=saving.save.checkpoint,
-                folder=saving.save.folder,
-                full=saving.save.full,
-                final=saving.save.final,
-                files=[answer.files for answer in answers],
-                names=[part for answer in answers for part in answer.names],
-                record=saving.record,
-                metrics=saving.metrics,
-            )
-        ]
+    def _commit_if_complete(self) -> list[Effect]:
+        return self._checkpoints.commit_if_complete(self._reached())
 
     def _lift_ceiling(self) -> list[Effect]:
         if self._stop_reason is not None:
@@ -622,10 +510,10 @@ class Coordinator:
         self.queue.ceiling = None
         return self._nudge()
 
-    def _no_checkpoint(self, error: str, now: float, saving: _Checkpoint | None = None) -> list[Effect]:
+    def _no_checkpoint(self, error: str, now: float) -> list[Effect]:
         """A checkpoint failed; training goes on, unless it was the end."""
         self._event(now, f"checkpoint failed: {error}")
-        self._count_deferred()
+        saving = self._checkpoints.end(valid=False)
         effects = self._lift_ceiling()
         if saving is not None:
             never = Committed(checkpoint=saving.save.checkpoint, record=None)
