@@ -99,9 +99,9 @@ def coordinator(
 
     from penstock.engine.coordinator import CoordinatorSpec, run_coordinator
     from penstock.engine.fit import prepare
-    from penstock.engine.signals import StopSignals
     from penstock.engine.strategy import ParameterServer
     from penstock.job import read_job
+    from penstock.train.signals import StopSignals
 
     described = read_job(job)
     given: dict[str, Any] = {"servers": servers, "consistency": consistency}
@@ -178,8 +178,8 @@ def worker(join: str, name: str | None, join_s: float, **access: Any) -> None:
 
     May join at any time; leaves on Ctrl-C or SIGTERM, and others take what it had.
     """
-    from penstock.engine.signals import StopSignals
     from penstock.engine.worker import WorkerSpec, run_worker
+    from penstock.train.signals import StopSignals
 
     _log_to_stderr()
     with StopSignals() as signals:

@@ -16,7 +16,6 @@ import pyarrow as pa
 from penstock.data import Source, open_source
 from penstock.data.describe import describe
 from penstock.engine.local import LocalProcesses
-from penstock.engine.signals import StopSignals
 from penstock.engine.spec import RunSpec
 from penstock.engine.strategy import ParameterServer
 from penstock.errors import ConfigError, Interrupted
@@ -27,6 +26,7 @@ from penstock.train.folder import RunFolder
 from penstock.train.progress import JsonLines, Report, Reporter, reporter_for
 from penstock.train.scoring import evaluate_stream
 from penstock.train.session import SAMPLE_ROWS, as_holdout, open_data
+from penstock.train.signals import StopSignals
 from penstock.train.stream import EncodedStream, read_for
 
 __all__ = ["Prepared", "fit_cluster", "prepare"]

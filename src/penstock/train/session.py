@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import signal
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -29,6 +27,7 @@ from penstock.train.folder import RunFolder
 from penstock.train.holdout import Holdout
 from penstock.train.progress import JsonLines, Progress, Report, Reporter, reporter_for
 from penstock.train.scoring import evaluate_stream
+from penstock.train.signals import StopSignals
 from penstock.train.stream import EncodedStream, Keep, read_for
 
 __all__ = ["Run", "Session", "State", "as_holdout", "check_finite", "open_data", "run_session"]
@@ -154,7 +153,7 @@ class Session(ABC):
         self.size = self.source.size * passes if self.source.size else None
         self.metrics = BinaryMetrics()
         self.history: list[Report] = []
-        self._stop_by: str | None = None
+        self._signals = StopSignals()
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -214,7 +213,7 @@ class Session(ABC):
             for reporter in reporters:
                 stack.enter_context(reporter)
             if self.folder is not None:
-                stack.enter_context(self._signals())
+                stack.enter_context(self._signals)
             progress = Progress(reporters, self.metrics, size=self.size)
             progress.rows, progress.seconds_before = self.state.rows, self.state.seconds
             last_checkpoint_s = time.perf_counter()
@@ -256,7 +255,7 @@ class Session(ABC):
 
     def check_stop(self, progress: Progress) -> None:
         """Leave a checkpoint and raise ``Interrupted``, where a signal has come."""
-        if self._stop_by is not None:
+        if self._signals.by is not None:
             self._interrupt(progress)
 
     def _settings(self) -> dict[str, Any]:
@@ -285,35 +284,14 @@ class Session(ABC):
         if not self.source.repeatable or self.how_to_resume is None:
             what = "this solver" if self.source.repeatable else "data from an iterator"
             raise Interrupted(
-                f"stopped by {self._stop_by} after {self.state.rows:,} rows; nothing was saved, as {what} "
+                f"stopped by {self._signals.by} after {self.state.rows:,} rows; nothing was saved, as {what} "
                 "cannot be resumed"
             )
         self._checkpoint(progress)
         raise Interrupted(
-            f"stopped by {self._stop_by} after {self.state.rows:,} rows; the checkpoint is in "
+            f"stopped by {self._signals.by} after {self.state.rows:,} rows; the checkpoint is in "
             f"{self.folder.checkpoint}; go on with: {self.how_to_resume} -o {self.folder.path}"
         )
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let a signal be noticed between two batches; a second one acts at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before: dict[int, Any] = {}
-
-        def notice(number: int, frame: Any) -> None:
-            self._stop_by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-            for each, handler in before.items():
-                signal.signal(each, handler)
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, notice)
-        try:
-            yield
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
 
     def _evaluate_holdout(self, progress: Progress) -> Scores | None:
         if self.held_out is None:
