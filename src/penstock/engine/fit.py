@@ -24,10 +24,10 @@ from penstock.models import Model, commit_manifest, load_model, read_manifest, w
 from penstock.train import Holdout, Run
 from penstock.train.folder import RunFolder
 from penstock.train.progress import JsonLines, Report, Reporter, reporter_for
-from penstock.train.scoring import evaluate_stream
+from penstock.train.scoring import evaluate_holdout
 from penstock.train.session import SAMPLE_ROWS, as_holdout, open_data
 from penstock.train.signals import StopSignals
-from penstock.train.stream import EncodedStream, read_for
+from penstock.train.stream import read_for
 
 __all__ = ["Prepared", "fit_cluster", "prepare"]
 
@@ -100,7 +100,10 @@ class Prepared:
     def finish(self) -> Scores | None:
         """Load the trained rows into the model, and evaluate on the hold-out, if there is one."""
         self.model.adopt(load_model(self.folder.path))
-        held = _evaluate(self.model, self.source, self.holdout, self.readers)
+        held = None
+        if self.holdout is not None:
+            source = read_for(self.source, self.run.plan)
+            held = evaluate_holdout(self.model, source, self.holdout, readers=self.readers).scores()
         _finish(self.model, self.folder, held)
         return held
 
@@ -186,20 +189,6 @@ def _described(source: Source) -> dict[str, Any]:
     spec = describe(source)
     files = [file if "://" in file else str(Path(file).absolute()) for file in spec["files"]]
     return {**spec, "files": files}
-
-
-def _evaluate(model: Model, source: Source, holdout: Holdout | None, readers: int | None) -> Scores | None:
-    if holdout is None or model.plan is None:
-        return None
-    _, held_out = holdout.split(model.plan)
-    stream = EncodedStream(
-        read_for(source, model.plan),
-        model.plan,
-        keep=held_out,
-        readers=readers,
-        extra_columns=holdout.columns(model.plan),
-    )
-    return evaluate_stream(model, stream).scores()
 
 
 def _asked(status: dict[str, Any]) -> str:

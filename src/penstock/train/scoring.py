@@ -17,9 +17,10 @@ from penstock.errors import ConfigError, DataError, StorageError
 from penstock.features import unknown_column
 from penstock.metrics import BinaryMetrics
 from penstock.models import Model
+from penstock.train.holdout import Holdout
 from penstock.train.stream import EncodedStream, read_for
 
-__all__ = ["evaluate", "evaluate_stream", "predict_to_file"]
+__all__ = ["evaluate", "evaluate_holdout", "evaluate_stream", "predict_to_file"]
 
 
 def evaluate(model: Model, data: Any, *, readers: int | None = None) -> BinaryMetrics:
@@ -43,6 +44,23 @@ def evaluate_stream(
                 metrics.update(model.predict_batch(item.batch), item.batch.labels, item.batch.weights)
             after_each()
     return metrics
+
+
+def evaluate_holdout(
+    model: Model,
+    source: Source,
+    holdout: Holdout,
+    *,
+    readers: int | None = None,
+    after_each: Callable[[], None] = lambda: None,
+) -> BinaryMetrics:
+    """Metrics on the rows that were kept from the learner; ``source`` is read as the model's plan wants."""
+    assert model.plan is not None
+    _, held_out = holdout.split(model.plan)
+    stream = EncodedStream(
+        source, model.plan, keep=held_out, readers=readers, extra_columns=holdout.columns(model.plan)
+    )
+    return evaluate_stream(model, stream, after_each)
 
 
 def predict_to_file(

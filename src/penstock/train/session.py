@@ -26,9 +26,9 @@ from penstock.models import Model
 from penstock.train.folder import RunFolder
 from penstock.train.holdout import Holdout
 from penstock.train.progress import JsonLines, Progress, Report, Reporter, reporter_for
-from penstock.train.scoring import evaluate_stream
+from penstock.train.scoring import evaluate_holdout
 from penstock.train.signals import StopSignals
-from penstock.train.stream import EncodedStream, Keep, read_for
+from penstock.train.stream import Keep, read_for
 
 __all__ = ["Run", "Session", "State", "as_holdout", "check_finite", "open_data", "run_session"]
 
@@ -146,9 +146,8 @@ class Session(ABC):
         model.begin()
         self.source = read_for(source, self.plan)
         self.learnt: Keep | None = None
-        self.held_out: Keep | None = None
         if holdout is not None:
-            self.learnt, self.held_out = holdout.split(self.plan)
+            self.learnt, _ = holdout.split(self.plan)
         self.state = self.state_type()
         self.size = self.source.size * passes if self.source.size else None
         self.metrics = BinaryMetrics()
@@ -294,13 +293,15 @@ class Session(ABC):
         )
 
     def _evaluate_holdout(self, progress: Progress) -> Scores | None:
-        if self.held_out is None:
+        if self.holdout is None:
             return None
-
-        stream = EncodedStream(
-            self.source, self.plan, keep=self.held_out, readers=self.readers, extra_columns=self.times()
-        )
-        return evaluate_stream(self.model, stream, after_each=lambda: self.check_stop(progress)).scores()
+        return evaluate_holdout(
+            self.model,
+            self.source,
+            self.holdout,
+            readers=self.readers,
+            after_each=lambda: self.check_stop(progress),
+        ).scores()
 
     def times(self) -> tuple[str, ...]:
         """The column that the hold-out looks at."""
