@@ -92,14 +92,12 @@ class _CoordinatorRole:
         self._links = Links(spec.access, Identity(role="coordinator", name=spec.name), self._take)
         self._links.on_lost = self._lost
         self._root = Path(self._run.output) / "checkpoint"
-        self._began = time.monotonic()
         self._layers: dict[str, list[dict[str, Any]]] = {}
         """Of the committed checkpoint, by table."""
         self._unfinished: tuple[Path, int] | None = None
         """Folder and version that are being written."""
         self._seconds_before = 0.0
         self._rows_before = 0
-        """Whether the run was asked to stop by ``why_stop``."""
         record, metrics = None, BinaryMetrics()
         self._run.load_imports()
         self._source = self._run.open()
