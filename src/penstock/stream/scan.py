@@ -1,0 +1,219 @@
+"""What SQL sees of a stream: events that count, with the step that brought each, and those that do not, with why.
+
+An event does not count where its clock was ahead of its arrival (``skewed``), where it came after the watermark
+had passed what it could still change (``late``), and where one of its id was there before (``duplicate``). Each
+is a function of the event, of the steps before it and of events before it, so it does not depend on windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from penstock.log import EventStream, Log
+from penstock.log.delta import DataFile
+from penstock.stream.spec import Pipeline, StreamSpec
+from penstock.stream.sql import Database, identifier, literal
+
+__all__ = ["Range", "Scanner", "bucket"]
+
+_FAR = 1 << 62
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """Event times [from, to) in microseconds, and places [first, end) in a stream."""
+
+    from_us: int = -_FAR
+    to_us: int = _FAR
+    first: int = 0
+    end: int = _FAR
+
+
+def bucket(time: str, slide_us: int) -> str:
+    """SQL of where the slice of event time begins in which ``time`` lies, also before 1970."""
+    return f"({time} - (({time} % {slide_us}) + {slide_us}) % {slide_us})"
+
+
+class Scanner:
+    """Names relations for a pipeline's streams in one database."""
+
+    def __init__(self, log: Log, pipeline: Pipeline, database: Database) -> None:
+        self.log, self.pipeline, self.database = log, pipeline, database
+        self._local = "://" not in log.place
+
+    def columns(self, name: str) -> list[str]:
+        """The events' own columns."""
+        return list(self.log.stream(name).schema.names)
+
+    def newest(self, name: str, first: int, end: int, steps: pa.Table) -> list[tuple[int, str, int | None, int]]:
+        """(step, source, newest event time without wrong clocks, last arrival) of places [first, end)."""
+        stream, spec = self.log.stream(name), self.pipeline.streams[name]
+        scan = self._scan(stream, Range(first=first, end=end), [], "steps_newest", steps)
+        return self.database.rows(
+            f"select _step, _source, max(case when _t <= _a + {spec.skew_us} then _t end), max(_a) from ({scan}) "
+            "group by all order by all"
+        )
+
+    def counts(
+        self, name: str, where: Range, steps: pa.Table, slide_us: int
+    ) -> tuple[list[int], list[int], list[int]]:
+        """Events by slices of event time and by step: where each slice begins, the step, how many."""
+        scan = self._scan(self.log.stream(name), where, [], "steps_counts", steps)
+        rows = self.database.rows(
+            f"select {bucket('_t', slide_us)}, _step, count(*) from ({scan}) group by all order by all"
+        )
+        buckets, numbers, counts = zip(*rows, strict=True) if rows else ((), (), ())
+        return list(buckets), list(numbers), list(counts)
+
+    def any_of(self, name: str, where: Range) -> bool:
+        """Whether there are events in a range."""
+        step = pa.table({"first_seq": [0], "step": [0]})
+        scan = self._scan(self.log.stream(name), where, [], "steps_any", step)
+        return bool(self.database.rows(f"select 1 from ({scan}) limit 1"))
+
+    def define(self, relation: str, name: str, where: Range, steps: pa.Table, readmitted: pa.Table) -> None:
+        """Define a view ``relation`` of the events of a stream that count, with ``_t``, ``_seq`` and ``_step``.
+
+        ``steps`` are those that brought events, ``readmitted`` (``_seq``, ``_step``) what was quarantined and
+        counts from a later step on.
+        """
+        stream = self.log.stream(name)
+        columns = ", ".join(identifier(column) for column in stream.schema.names)
+        judged = self.judged(relation, name, where, steps)
+        view = f"select {columns}, _t, _seq, _arrived, _step from ({judged}) where _reason is null"
+        if readmitted.num_rows:
+            again = f"{relation}_readmitted"
+            self.database.register(again, readmitted)
+            view += (
+                f" union all select {columns}, _t, _seq, _arrived, a._step from ({judged}) j "
+                f"join {again} a using (_seq) where _reason is not null"
+            ).replace("a._step from", "a._step as _step from")
+        self.database.run(f"create or replace temp view {identifier(relation)} as {view}")
+
+    def uncounted(self, name: str, first: int, end: int, steps: pa.Table) -> pa.Table:
+        """The events of places [first, end) that do not count, all columns and ``_reason``, by place."""
+        stream, spec = self.log.stream(name), self.pipeline.streams[name]
+        scan = self._scan(stream, Range(first=first, end=end), [], "steps_uncounted", steps)
+        low, high = self.database.rows(f"select min(_t), max(_t) from ({scan}) where _t <= _a + {spec.skew_us}")[0]
+        # Only these can be duplicates, so ids are looked up near them alone.
+        where = Range(from_us=low, to_us=high + 1, first=first, end=end) if low is not None else None
+        found = []
+        if where is not None:
+            judged = self.judged("_uncounted", name, where, steps)
+            found.append(self.database.table(f"select * from ({judged}) where _reason is not null"))
+        everything = self._scan(stream, Range(first=first, end=end), stream.schema.names, "steps_uncounted", steps)
+        found.append(
+            self.database.table(
+                f"select *, 'skewed' as _reason, _a as _arrived from ({everything}) where _t > _a + {spec.skew_us}"
+                + (f" and not (_t >= {where.from_us} and _t < {where.to_us})" if where is not None else "")
+            )
+        )
+        tables = [table.drop_columns(["_a"]) for table in found]
+        return pa.concat_tables([table.select(tables[-1].column_names) for table in tables]).sort_by("_seq")
+
+    def judged(self, relation: str, name: str, where: Range, steps: pa.Table) -> str:
+        """SQL of a stream's events, each with ``_reason``: null where it counts."""
+        stream, spec = self.log.stream(name), self.pipeline.streams[name]
+        wide = Range(from_us=where.from_us - spec.dedup_us, to_us=where.to_us + spec.dedup_us, end=where.end)
+        columns = stream.schema.names
+        scan = self._scan(stream, where, columns, f"{relation}_steps", steps)
+        doubles = self._doubles(relation, stream, spec, wide, steps)
+        judged = self._reason(name, spec)
+        return (
+            f"select s.*, coalesce({judged}, case when d._seq is not null then 'duplicate' end) as _reason "
+            f"from (select *, _a as _arrived from ({scan})) s left join {doubles} d on d._seq = s._seq"
+            if doubles
+            else f"select *, {judged} as _reason from (select *, _a as _arrived from ({scan}))"
+        )
+
+    def _reason(self, name: str, spec: StreamSpec) -> str:
+        allowed = self.pipeline.label_wait_us if name == self.pipeline.primary else spec.within_us
+        return f"case when _t > _a + {spec.skew_us} then 'skewed' when _t + {allowed} < _mark then 'late' end"
+
+    def _doubles(
+        self, relation: str, stream: EventStream, spec: StreamSpec, where: Range, steps: pa.Table
+    ) -> str | None:
+        """A table of the places of events whose id was there before; None where there are none.
+
+        Ids that come once, nearly all, are told first, so that little is left to be compared by time.
+        """
+        id_ = spec.id or stream.settings.id
+        if id_ is None:
+            return None
+        key = identifier(id_)
+        scan = self._scan(stream, where, [id_], f"{relation}_steps", steps)
+        reason = self._reason(stream.name, spec)
+        taken = f"select {key} as id, _t, _seq from ({scan}) where {key} is not null and {reason} is null"
+        table = f"{relation}_doubles"
+        self.database.run(
+            f"create or replace temp table {table} as with taken as materialized ({taken}), "
+            "twice as materialized (select * from taken where id in "
+            "(select id from taken group by id having count(*) > 1)) "
+            "select distinct b._seq from twice a join twice b on a.id = b.id and a._seq < b._seq "
+            f"and abs(a._t - b._t) <= {spec.dedup_us}"
+        )
+        return table if self.database.rows(f"select count(*) from {table}")[0][0] else None
+
+    def _scan(
+        self, stream: EventStream, where: Range, columns: Sequence[str], steps_name: str, steps: pa.Table
+    ) -> str:
+        """SQL of all events in a range, with ``_t``, ``_a``, ``_seq``, ``_source``, ``_step`` and ``_mark``."""
+        files = stream.files(from_us=where.from_us, to_us=where.to_us, from_seq=where.first)
+        files = [file for file in files if file.lows.get("_seq", 0) < where.end]
+        time = identifier(stream.settings.time)
+        wanted = list(dict.fromkeys([*columns, stream.settings.time, "_arrival", "_seq", "_source"]))
+        rows = self._files(stream, files, wanted)
+        conditions = [f"_seq < {where.end}"]
+        if where.first:
+            conditions.append(f"_seq >= {where.first}")
+        if where.from_us > -_FAR // 2:
+            conditions.append(f"{time} >= make_timestamptz({where.from_us})")
+        if where.to_us < _FAR // 2:
+            conditions.append(f"{time} < make_timestamptz({where.to_us})")
+        own = ", ".join(identifier(column) for column in columns)
+        hidden = f"epoch_us({time}) as _t, epoch_us(_arrival) as _a, _seq, _source"
+        base = f"select {own + ', ' if own else ''}{hidden} from ({rows}) where {' and '.join(conditions)}"
+        has_mark = "mark" in steps.column_names
+        if steps.num_rows == 1:
+            mark = f", {steps['mark'][0].as_py()}::bigint as _mark" if has_mark else ""
+            return f"select *, {steps['step'][0].as_py()}::bigint as _step{mark} from ({base})"
+        self.database.register(steps_name, steps)
+        mark = ", t.mark as _mark" if has_mark else ""
+        return (
+            f"select r.*, t.step as _step{mark} from ({base}) r asof join {steps_name} t on r._seq >= t.first_seq"
+        )
+
+    def _files(self, stream: EventStream, files: Sequence[DataFile], columns: Sequence[str]) -> str:
+        """SQL of the rows of these files; a column that came later is null in files before."""
+        names = ", ".join(identifier(column) for column in columns)
+        types = {field.name: field.type for field in [*stream.schema, *_HIDDEN]}
+        empty = f"schema_{stream.name}"
+        schema = pa.schema([(name, types[name]) for name in stream.schema.names + [f.name for f in _HIDDEN]])
+        self.database.register(empty, schema.empty_table())
+        if not files:
+            return f"select {names} from {empty}"
+        if self._local:
+            places = ", ".join(literal(stream.folder.place(file)) for file in files)
+            scanned = f"read_parquet([{places}], union_by_name = true, hive_partitioning = false)"
+        else:
+            scanned = f"files_{stream.name}_{len(files)}"
+            data: Any = ds.dataset(
+                [file.path for file in files],
+                schema=schema,
+                format="parquet",
+                filesystem=stream.folder.file_system,
+            )
+            self.database.register(scanned, data)
+        return f"select {names} from (select * from {empty} union all by name select * from {scanned})"
+
+
+_HIDDEN = [
+    pa.field("_arrival", pa.timestamp("us", tz="UTC")),
+    pa.field("_seq", pa.int64()),
+    pa.field("_source", pa.string()),
+]

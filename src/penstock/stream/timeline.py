@@ -1,0 +1,146 @@
+"""A pipeline's view of a log's steps: what was known, how far each stream was complete, which windows were sealed.
+
+Everything here is computed from the log's steps and events, and comes out the same for whoever computes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from penstock.errors import ConfigError
+from penstock.log import EventStream, Log, Step
+from penstock.stream.clocks import Held, Seen, StreamClock
+from penstock.stream.scan import Scanner
+from penstock.stream.spec import Pipeline
+
+__all__ = ["NEVER", "Point", "Timeline"]
+
+NEVER = -(1 << 62)
+"""A watermark that has not begun."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """What a step means to a pipeline."""
+
+    step: int
+    tick_us: int
+    ends: Mapping[str, int]
+    marks: Mapping[str, int]
+    """Watermarks after it by stream, ``NEVER`` where nothing is known."""
+
+
+class Timeline:
+    """All steps of a log so far, as one pipeline sees them."""
+
+    def __init__(self, log: Log, pipeline: Pipeline, scanner: Scanner) -> None:
+        self.log, self.pipeline, self._scanner = log, pipeline, scanner
+        self.points: list[Point] = []
+        self.steps: list[Step] = []
+        self._clocks = {name: StreamClock(name, spec) for name, spec in pipeline.streams.items()}
+        self._marks: NDArray[np.int64] = np.zeros(0, np.int64)
+
+    def extend(self) -> bool:
+        """Take in the steps that there are; whether some are new."""
+        new = list(self.log.progress.steps()[len(self.points) :])
+        if not new:
+            return False
+        seen = {name: self._seen(name, new) for name in self.pipeline.streams}
+        for step in new:
+            marks = {}
+            for name, clock in self._clocks.items():
+                mark = clock.advance(step.tick_us, seen[name].get(step.number, ()))
+                marks[name] = NEVER if mark is None else mark
+            ends = {name: step.ends.get(name, 0) for name in self.pipeline.streams}
+            self.points.append(Point(step=step.number, tick_us=step.tick_us, ends=ends, marks=marks))
+        self.steps += new
+        primary = self.pipeline.primary
+        self._marks = np.array([point.marks[primary] for point in self.points], np.int64)
+        return True
+
+    def _seen(self, name: str, new: Sequence[Step]) -> dict[int, list[Seen]]:
+        """What each new step brought of a stream, by step."""
+        before = self.points[-1].ends.get(name, 0) if self.points else 0
+        ends = [step.ends.get(name, 0) for step in new]
+        if ends[-1] <= before:
+            return {}
+        starts = [before, *ends[:-1]]
+        table = pa.table(
+            {
+                "first_seq": pa.array([a for a, b in zip(starts, ends, strict=True) if b > a], pa.int64()),
+                "step": pa.array(
+                    [s.number for s, a, b in zip(new, starts, ends, strict=True) if b > a], pa.int64()
+                ),
+            }
+        )
+        found: dict[int, list[Seen]] = {}
+        for step, source, newest, arrived in self._scanner.newest(name, before, ends[-1], table):
+            found.setdefault(step, []).append(Seen(source=source, newest_us=newest, arrived_us=arrived))
+        return found
+
+    def stream(self, name: str) -> EventStream:
+        """The stream, with the time and id columns that the pipeline expects.
+
+        Raises:
+            ConfigError: it was made with another time or id column.
+        """
+        stream = self.log.stream(name)
+        spec = self.pipeline.streams[name]
+        if spec.time is not None and spec.time != stream.settings.time:
+            raise ConfigError(
+                f"streams.{name}.time: got {spec.time!r}, allowed: {stream.settings.time!r} as in the log"
+            )
+        return stream
+
+    def sealed_to(self, index: int) -> int:
+        """Windows that begin before this time are sealed after the step of this index; ``NEVER`` for none."""
+        if index < 0 or self._marks[index] == NEVER:
+            return NEVER
+        return self._sealed_by(int(self._marks[index]))
+
+    def _sealed_by(self, mark_us: int) -> int:
+        pipeline = self.pipeline
+        slide = pipeline.slide_us or pipeline.window_us
+        return (mark_us - pipeline.label_wait_us - pipeline.window_us) // slide * slide + slide
+
+    def sealing_steps(self, begins: NDArray[np.int64]) -> NDArray[np.int64]:
+        """For windows by where they begin, the step that sealed each; ``len(points)`` for none yet."""
+        pipeline = self.pipeline
+        needed = begins + pipeline.window_us + pipeline.label_wait_us
+        return np.searchsorted(self._marks, needed, side="left").astype(np.int64)
+
+    def mark(self, index: int, name: str) -> int:
+        """A stream's watermark after the step of this index; ``NEVER`` before the first."""
+        return self.points[index].marks[name] if index >= 0 else NEVER
+
+    def would_seal(self, tick_us: int) -> int:
+        """``sealed_to`` after a step at this tick that brings nothing."""
+        mark = self._clocks[self.pipeline.primary].peek(tick_us)
+        return NEVER if mark is None else self._sealed_by(mark)
+
+    def steps_of(self, name: str) -> pa.Table:
+        """The steps that brought events of a stream: where each begins, and the watermark before it."""
+        first, numbers, marks = [], [], []
+        before = 0
+        for index, point in enumerate(self.points):
+            if point.ends[name] > before:
+                first.append(before)
+                numbers.append(point.step)
+                marks.append(self.mark(index - 1, name))
+                before = point.ends[name]
+        return pa.table(
+            {
+                "first_seq": pa.array(first, pa.int64()),
+                "step": pa.array(numbers, pa.int64()),
+                "mark": pa.array(marks, pa.int64()),
+            }
+        )
+
+    def held(self) -> list[Held]:
+        """Why each stream's watermark stands where it stands."""
+        return [clock.held() for clock in self._clocks.values()]
