@@ -62,6 +62,7 @@ checkpoint_every_s = 60
 
 [output]
 path = "out/model"
+publish_every_s = 30
 """
 
 
@@ -132,7 +133,7 @@ def test_every_key(toml: Path) -> None:
             readers=2,
             checkpoint_every_s=60.0,
         ),
-        output=Output(path="out/model"),
+        output=Output(path="out/model", publish_every_s=30.0),
     )
     # Nothing in this test is left at what it would be anyway.
     for name, cls in SECTIONS.items():
@@ -264,6 +265,7 @@ def test_an_unknown_section(toml: Path) -> None:
         ("train.checkpoint_every_s", '"5m"', "str"),
         ("output", '"model"', "str"),
         ("output.path", "1", "int"),
+        ("output.publish_every_s", '"soon"', "str"),
     ],
 )
 def test_values_of_another_type_are_named_with_their_path(toml: Path, key: str, value: str, got: str) -> None:

@@ -166,7 +166,7 @@ class _InterruptAt:
     """Raises SIGINT from inside the run when so many rows were learnt, as a user would from outside."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-        learn = online._Trainer._learn
+        learn = online.OnlineSession._learn
         seen = [0]
 
         def counted(self: Any, learner: Any, item: Any, progress: Any) -> None:
@@ -176,7 +176,7 @@ class _InterruptAt:
                 seen[0] = -(10**9)
                 signal.raise_signal(signal.SIGINT)
 
-        monkeypatch.setattr(online._Trainer, "_learn", counted)
+        monkeypatch.setattr(online.OnlineSession, "_learn", counted)
 
 
 @pytest.mark.parametrize("rows", [1, 4096, 9000, 19_999, 26_000])

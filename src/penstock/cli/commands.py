@@ -65,6 +65,9 @@ def _optimizer(text: str) -> dict[str, Any]:
 @click.option("--holdout", type=float, help="Share of rows to evaluate on instead of learning them.")
 @click.option("--holdout-after", help="Evaluate on the rows from this event time on.")
 @click.option("--readers", type=int, help="Threads that read and hash.  [default: cores]")
+@click.option("--from", "from_", metavar="TIME", help="Of a pipeline: windows that begin at this time or later.")
+@click.option("--to", metavar="TIME", help="Of a pipeline: windows that begin before; then it ends.")
+@click.option("--once", is_flag=True, help="Of a pipeline: learn what is sealed now, and end.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in the output folder.")
 @click.option("--quiet", "-q", is_flag=True, help="Print only errors.")
 @data_options
@@ -73,15 +76,31 @@ def train(
     output: str | None,
     resume: bool,
     quiet: bool,
+    from_: str | None,
+    to: str | None,
+    once: bool,
     **options: Any,
 ) -> None:
     """Train a model on DATA: files, folders, globs, URLs, or one job file (.toml).
 
-    Without --numeric, --raw, --log or --categorical every other column is a feature, by its type.
+    Without --numeric, --raw, --log or --categorical every other column is a feature, by its type. Where the job
+    has a pipeline, it is trained on what the log has, and then on what comes, until Ctrl-C.
     """
     from penstock.kernels.compile import is_compiled
     from penstock.train import Online
 
+    sections = _pipeline_sections(data, output, resume)
+    if sections is not None:
+        from penstock.cli.stream import train_pipeline
+
+        given = [name for name, value in options.items() if value not in (None, (), False)]
+        if given:
+            option = given[0].strip("_").replace("_", "-")
+            raise ConfigError(f"--{option}: of a pipeline this is said in its job file")
+        train_pipeline(sections, output, from_, to, once=once, resume=resume, quiet=quiet)
+        return
+    if from_ or to or once:
+        raise ConfigError("--from, --to and --once are for a job with a pipeline")
     job = _train_job(data, output, resume, options)
     source = job.data.open()
     model = job.model()
@@ -104,6 +123,11 @@ def train(
         run = job.run(model, source, resume=resume, progress=not quiet)
     except KeyboardInterrupt as error:
         raise Interrupted("stopped by Ctrl-C before a row was learnt; no checkpoint was written") from error
+    print_run(console, run, job.output.path)
+
+
+def print_run(console: Console, run: Any, path: str) -> None:
+    """What a run came to."""
     table = _score_table()
     _add_scores(table, "progressive", run.metrics)
     if run.holdout is not None:
@@ -111,10 +135,25 @@ def train(
     console.print(table)
     speed = f" ({run.rows / run.seconds:,.0f} rows/s)" if run.seconds else ""
     console.print(
-        f"{run.rows:,} rows in {run.seconds:.2f} s{speed}, {run.model.rows:,} features; "
-        f"model in {job.output.path}",
+        f"{run.rows:,} rows in {run.seconds:.2f} s{speed}, {run.model.rows:,} features; model in {path}",
         highlight=False,
     )
+
+
+def _pipeline_sections(data: tuple[str, ...], output: str | None, resume: bool) -> dict[str, Any] | None:
+    """The sections of a job with a pipeline, from its file or from the checkpoint; None for other jobs."""
+    if len(data) == 1 and data[0].endswith(".toml"):
+        from penstock.job.job import read_sections
+
+        sections = read_sections(data[0])
+        return sections if "pipeline" in sections else None
+    if resume and not data:
+        from penstock.train.folder import RunFolder
+
+        job = RunFolder(output or "model").read_checkpoint().get("job") or {}
+        found: dict[str, Any] | None = job.get("pipeline_job")
+        return found
+    return None
 
 
 def _train_job(data: tuple[str, ...], output: str | None, resume: bool, options: dict[str, Any]) -> Any:

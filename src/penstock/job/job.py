@@ -47,7 +47,7 @@ from penstock.parameter_server import ASP, Consistency, parse_consistency
 from penstock.train import Holdout, Online, Run
 from penstock.train.tree import TreeAggregate
 
-__all__ = ["Data", "Job", "Output", "Training", "read_job"]
+__all__ = ["Data", "Job", "Output", "Training", "read_job", "read_sections"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +122,10 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """Where the model goes."""
+    """Where the model goes; a run that follows a log publishes it there every so often."""
 
     path: str = "model"
+    publish_every_s: float | None = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,13 +276,20 @@ def read_job(path: str | Path) -> Job:
     Raises:
         ConfigError: it is missing, not TOML, or not a job.
     """
+    return Job.from_dict(_with_text_of_dates(read_sections(path)), str(path))
+
+
+def read_sections(path: str | Path) -> dict[str, Any]:
+    """The sections of a job file, unchecked.
+
+    Raises:
+        ConfigError: it is missing, or not TOML.
+    """
     try:
         with Path(path).open("rb") as file:
-            return Job.from_dict(_with_text_of_dates(tomllib.load(file)), str(path))
+            return tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except ConfigError:
-        raise
     except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
         shown = str(path) if str(path).isprintable() else repr(str(path))
         raise ConfigError(f"{shown}: not TOML: {' '.join(str(error).split())}") from error

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow.fs import FSSpecHandler, PyFileSystem, SubTreeFileSystem
+from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem, SubTreeFileSystem
 
 from penstock.errors import ConfigError, DataError, StorageError
 
@@ -134,7 +134,8 @@ class DeltaFolder:
     @property
     def file_system(self) -> Any:
         """Arrow's view of the folder: paths are relative to it."""
-        whole = PyFileSystem(FSSpecHandler(self._fs))
+        # Arrow's threads in Python code would abort a process that ends while they give something back.
+        whole = LocalFileSystem() if self._local else PyFileSystem(FSSpecHandler(self._fs))
         return SubTreeFileSystem(self._root, whole)
 
     @property

@@ -13,7 +13,7 @@ from __future__ import annotations
 import datetime
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ from penstock.log.quarantine import Quarantine, Rejected
 from penstock.log.times import HOUR_US, TIMESTAMP, as_times, format_time, now_us
 from penstock.log.types import conform, new_fields, plain_columns
 
-__all__ = ["HIDDEN", "PARTITION", "Appended", "EventStream", "PositionMoved", "StreamSettings"]
+__all__ = ["HIDDEN", "PARTITION", "Appended", "EventStream", "PositionMoved", "StreamSettings", "Timed", "timed"]
 
 HIDDEN = ("_arrival", "_seq", "_source")
 PARTITION = ("event_date", "event_hour")
@@ -50,7 +50,7 @@ class PositionMoved(PenstockError):
 
     def __init__(self, producer: str, position: int) -> None:
         super().__init__(f"producer {producer}: another process has come to position {position}")
-        self.position = position
+        self.producer, self.position = producer, position
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +186,7 @@ class EventStream:
         rejected: Sequence[Rejected] = (),
         arrival: pa.Array | None = None,
         durable: bool = False,
+        parts: Mapping[str, tuple[int, int]] | None = None,
     ) -> Appended:
         """Append events, all or none, and return when they are in the log.
 
@@ -198,6 +199,7 @@ class EventStream:
             rejected: what could not be read as events; it goes to the quarantine first.
             arrival: when each event arrived, for history; now where None.
             durable: survive a power cut, not just the death of a process.
+            parts: by producer, start and end of parts of other sources that are in these events too.
 
         Raises:
             PositionMoved: another process brought this part already.
@@ -205,26 +207,28 @@ class EventStream:
             StorageError: it cannot be written; nothing was.
         """
         where = f"stream {self.name}"
-        events, bad = self._timed(plain_columns(where, events), positions)
+        events, bad = timed(where, plain_columns(where, events), self.settings.time, positions)
         if arrival is not None:
             arrival, _ = as_times(arrival)
             arrival = arrival.filter(~bad.mask) if bad.rows else arrival
         rejected = [*rejected, *bad.rows]
         if rejected:
             self.quarantine.reject(rejected, source=source, producer=producer, durable=durable)
+        moves = {**({producer: (start, end)} if producer else {}), **(parts or {})}
         arrived_us = now_us()
         for attempt in range(_TRIES):
             if attempt:
                 # Whoever was in the way gets a moment, each another one.
                 time.sleep(random.uniform(0, min(0.002 * 2**attempt, 0.2)))
             self._folder.refresh()
-            if producer and self.position(producer) != start:
-                raise PositionMoved(producer, self.position(producer))
+            for name, (begin, _) in moves.items():
+                if self.position(name) != begin:
+                    raise PositionMoved(name, self.position(name))
             try:
                 self._widen(events.schema)
                 return self._try(
                     conform(where, events, self.schema),
-                    {_PRODUCER + producer: end} if producer else {},
+                    {_PRODUCER + name: stop for name, (_, stop) in moves.items()},
                     source,
                     arrival,
                     arrived_us,
@@ -276,39 +280,44 @@ class EventStream:
             raise
         return Appended(rows=rows, rejected=rejected, end=begin + rows, version=version)
 
-    def _timed(self, events: pa.Table, positions: NDArray[np.int64] | None) -> tuple[pa.Table, _Bad]:
-        name = self.settings.time
-        if name not in events.column_names:
-            if not events.num_rows:
-                return events.append_column(name, pa.array([], TIMESTAMP)), _Bad(np.zeros(0, bool), [])
-            raise DataError(
-                f"stream {self.name}: the time column {name!r} is missing, got {', '.join(events.column_names)}"
-            )
-        column = events[name].combine_chunks()
-        times, mask = as_times(column)
-        events = events.set_column(events.column_names.index(name), name, times)
-        if not mask.any():
-            return events, _Bad(mask, [])
-        shown = events.set_column(events.column_names.index(name), name, column).filter(pa.array(mask))
-        places = np.flatnonzero(mask) if positions is None else positions[mask]
-        rejects = [
-            Rejected(
-                position=int(place),
-                reason="time",
-                detail=f"{name} is missing"
-                if row[name] is None
-                else f"{name}: got {row[name]!r}, allowed: a time",
-                event=row,
-            )
-            for place, row in zip(places, shown.to_pylist(), strict=True)
-        ]
-        return events.filter(pa.array(~mask)), _Bad(mask, rejects)
-
 
 @dataclass(frozen=True)
-class _Bad:
+class Timed:
+    """Which events have no time."""
+
     mask: NDArray[np.bool_]
     rows: list[Rejected]
+
+
+def timed(
+    where: str, events: pa.Table, name: str, positions: NDArray[np.int64] | None = None
+) -> tuple[pa.Table, Timed]:
+    """Events with their time column as a timestamp, without those that have no time.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    if name not in events.column_names:
+        if not events.num_rows:
+            return events.append_column(name, pa.array([], TIMESTAMP)), Timed(np.zeros(0, bool), [])
+        raise DataError(f"{where}: the time column {name!r} is missing, got {', '.join(events.column_names)}")
+    column = events[name].combine_chunks()
+    times, mask = as_times(column)
+    events = events.set_column(events.column_names.index(name), name, times)
+    if not mask.any():
+        return events, Timed(mask, [])
+    shown = events.set_column(events.column_names.index(name), name, column).filter(pa.array(mask))
+    places = np.flatnonzero(mask) if positions is None else positions[mask]
+    rejects = [
+        Rejected(
+            position=int(place),
+            reason="time",
+            detail=f"{name} is missing" if row[name] is None else f"{name}: got {row[name]!r}, allowed: a time",
+            event={column: value for column, value in row.items() if value is not None},
+        )
+        for place, row in zip(places, shown.to_pylist(), strict=True)
+    ]
+    return events.filter(pa.array(~mask)), Timed(mask, rejects)
 
 
 def _partition_us(file: DataFile) -> int:

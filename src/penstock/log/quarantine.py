@@ -79,7 +79,9 @@ class Quarantine:
         if producer:
             self._ledger.append(rows, name, max(each.position for each in new), durable=durable)
         else:
-            self._ledger.append(rows, f"at/{at}", 0, durable=durable)
+            # One name for all, or the table would remember a name for each of them.
+            while not self._ledger.append(rows, "at", self._ledger.number("at") + 1, durable=durable):
+                pass
 
     def record(self, rows: pa.Table, *, pipeline: str, step: int) -> bool:
         """Keep what a pipeline did not count of the events that a step brought; whether it was new."""

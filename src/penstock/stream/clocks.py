@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from penstock.log.times import format_duration, format_time
+from penstock.log.times import SECOND_US, format_duration, format_time
 from penstock.stream.spec import StreamSpec
 
 __all__ = ["Held", "Seen", "StreamClock"]
@@ -83,7 +83,8 @@ class StreamClock:
         elif source is None:
             policy = f"all sources are idle: complete up to now less {lateness}"
         else:
-            policy = f"newest event {format_time(self._newest[source])}, {lateness}, {idle}"
+            newest = self._newest[source] // SECOND_US * SECOND_US
+            policy = f"newest event {format_time(newest)}, {lateness}, {idle}"
         return Held(
             stream=self.stream, source=source, mark_us=self.mark_us, since_us=self._since_us, policy=policy
         )

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock.stream.scan import Range, Scanner
 from penstock.stream.timeline import NEVER, Timeline
 
 __all__ = ["PIECE_ROWS", "Piece", "Planner"]
+
+_Ints = NDArray[np.int64]
 
 PIECE_ROWS = 1 << 17
 """A piece ends where it has so many events of the primary stream; a window is never cut."""
@@ -67,6 +70,18 @@ class Planner:
             if (brought and timeline.sealed_to(step - 1) != NEVER) or readmitted:
                 yield self._piece(step, "corrected", 0, 0, (), brought)
 
+    def final(self, last: int) -> Iterator[Piece]:
+        """All windows sealed by the step ``last``, as they stand after it; numbered for themselves, from 0."""
+        timeline = self._timeline
+        counts: dict[int, int] = {}
+        for begins, _, numbers in self._counted(timeline.sealed_to(-1), timeline.sealed_to(last), last):
+            for begin, count in zip(begins.tolist(), numbers.tolist(), strict=True):
+                counts[begin] = counts.get(begin, 0) + count
+        planned, self._next = self._next, 0
+        pieces = list(self._sealed(last, sorted(counts.items())))
+        self._next = planned
+        yield from pieces
+
     def _sealed(self, step: int, windows: list[tuple[int, int]]) -> Iterator[Piece]:
         part: list[int] = []
         events = 0
@@ -101,30 +116,30 @@ class Planner:
 
     def _windows(self, first: int, last: int) -> dict[int, list[tuple[int, int]]]:
         """By step of [first, last], the windows that it seals and their numbers of events; none is empty."""
-        timeline, name, slide = self._timeline, self._pipeline.primary, self.slide_us
-        low, high = timeline.sealed_to(first - 1), timeline.sealed_to(last)
-        if high == NEVER:
-            return {}
-        low = max(low, self.from_us) if self.from_us is not None else low
-        high = min(high, self.to_us) if self.to_us is not None else high
-        if high <= low:
-            return {}
-        overlap = self._pipeline.window_us - slide
-        where = Range(
-            from_us=low if low != NEVER else NEVER,
-            to_us=high + overlap,
-            end=timeline.points[last].ends[name],
-        )
-        found_rows = self._scanner.counts(name, where, timeline.steps_of(name), slide)
-        buckets, steps, counts = (np.array(column, np.int64) for column in found_rows)
+        timeline = self._timeline
         found: dict[int, dict[int, int]] = {}
-        for shift in range(0, overlap + 1, slide):
-            begins = buckets - shift
+        for begins, steps, counts in self._counted(timeline.sealed_to(first - 1), timeline.sealed_to(last), last):
             sealing = timeline.sealing_steps(begins)
-            take = (begins >= low) & (begins < high) & (steps <= sealing) & (sealing >= first) & (sealing <= last)
+            take = (steps <= sealing) & (sealing >= first) & (sealing <= last)
             for begin, step, count in zip(
                 begins[take].tolist(), sealing[take].tolist(), counts[take].tolist(), strict=True
             ):
                 of_step = found.setdefault(step, {})
                 of_step[begin] = of_step.get(begin, 0) + count
         return {step: sorted(of_step.items()) for step, of_step in found.items()}
+
+    def _counted(self, low: int, high: int, last: int) -> Iterator[tuple[_Ints, _Ints, _Ints]]:
+        """Windows that begin in [low, high), the step of some of their events, and how many these are."""
+        name, slide = self._pipeline.primary, self.slide_us
+        low = max(low, self.from_us) if self.from_us is not None else low
+        high = min(high, self.to_us) if self.to_us is not None else high
+        if high <= low:
+            return
+        overlap = self._pipeline.window_us - slide
+        where = Range(from_us=low, to_us=high + overlap, end=self._timeline.points[last].ends[name])
+        rows = self._scanner.counts(name, where, self._timeline.steps_of(name), slide)
+        buckets, steps, counts = (np.array(column, np.int64) for column in rows)
+        for shift in range(0, overlap + 1, slide):
+            begins = buckets - shift
+            take = (begins >= low) & (begins < high)
+            yield begins[take], steps[take], counts[take]

@@ -7,7 +7,7 @@ alone; what comes out is the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,7 @@ from penstock.stream.records import Records
 from penstock.stream.scan import Range, Scanner, bucket
 from penstock.stream.spec import Pipeline
 from penstock.stream.sql import Database, identifier
-from penstock.stream.timeline import Timeline
+from penstock.stream.timeline import Point, Timeline
 
 __all__ = ["EXTRA", "Examples", "Replay"]
 
@@ -53,6 +53,10 @@ class Examples:
     piece: Piece
     rows: pa.Table
     """The query's columns, then those of ``EXTRA``."""
+    point: Point
+    """What its step means."""
+    sealed_to_us: int
+    """Windows that begin before are sealed by then."""
     ambiguous: int
     """Examples for which the query gave several rows that differ; the least was taken."""
 
@@ -114,15 +118,21 @@ class Replay:
     def run(self, start: int = 0) -> Iterator[Examples]:
         """The pieces of all steps that are new since the last call, from the piece of this index on."""
         self.timeline.extend()
-        batch: list[Piece] = []
-        for piece in self.planner.plan():
-            if piece.index < start:
-                continue
-            if batch and sum(p.events for p in batch) + piece.events > QUERY_ROWS:
-                yield from self.compute(batch)
-                batch = []
-            batch.append(piece)
-        yield from self.compute(batch)
+        for batch in _batches(piece for piece in self.planner.plan() if piece.index >= start):
+            yield from self.compute(batch)
+
+    def final(self, step: int | None = None) -> Iterator[Examples]:
+        """Every example of the windows sealed by a step once, as it stands after it: a batch job.
+
+        The last step where None; then steps that are new are taken in.
+        """
+        if step is None:
+            self.timeline.extend()
+            step = len(self.timeline.points) - 1
+        if step < 0:
+            return
+        for batch in _batches(self.planner.final(step)):
+            yield from self.compute(batch)
 
     def compute(self, pieces: Sequence[Piece]) -> Iterator[Examples]:
         """These pieces, which follow each other."""
@@ -132,7 +142,13 @@ class Replay:
         for piece in pieces:
             table, ambiguous = rows[piece.kind]
             part = table.filter(_of(piece, table)) if len(pieces) > 1 else table
-            yield Examples(piece=piece, rows=part, ambiguous=ambiguous)
+            yield Examples(
+                piece=piece,
+                rows=part,
+                point=self.timeline.points[piece.step],
+                sealed_to_us=self.timeline.sealed_to(piece.step),
+                ambiguous=ambiguous,
+            )
             rows[piece.kind] = (table, 0)
 
     def _sealed(self, pieces: Sequence[Piece]) -> tuple[pa.Table, int]:
@@ -397,6 +413,18 @@ _HIDDEN = [
 _PAIRS = pa.schema(
     [("_seq", pa.int64()), ("_step", pa.int64()), ("_t", pa.int64()), ("own", pa.int64()), ("late", pa.bool_())]
 )
+
+
+def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """As many pieces together as one query takes."""
+    batch: list[Piece] = []
+    for piece in pieces:
+        if batch and sum(each.events for each in batch) + piece.events > QUERY_ROWS:
+            yield batch
+            batch = []
+        batch.append(piece)
+    if batch:
+        yield batch
 
 
 def _plain(type_: pa.DataType) -> pa.DataType:

@@ -132,7 +132,7 @@ class Scanner:
         )
 
     def _reason(self, name: str, spec: StreamSpec) -> str:
-        allowed = self.pipeline.label_wait_us if name == self.pipeline.primary else spec.within_us
+        allowed = self.pipeline.wait_us if name == self.pipeline.primary else spec.within_us
         return f"case when _t > _a + {spec.skew_us} then 'skewed' when _t + {allowed} < _mark then 'late' end"
 
     def _doubles(

@@ -19,16 +19,17 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.errors import ConfigError
 from penstock.log import check_name
 from penstock.log.times import SECOND_US, parse_duration
+from penstock.stream.labels import LabelPolicy
 
 __all__ = ["Aggregate", "Pipeline", "StreamSpec"]
 
-_LATE_POSITIVES = ("none", "wait", "duplicate", "importance")
+_LATE = ("late_positives", "on_time", "negatives")
 _AGGREGATES = ("count", "sum", "mean", "min", "max")
 
 
@@ -130,8 +131,8 @@ class Pipeline:
     slide_us: int | None = None
     """Where windows begin; None for tumbling windows, which begin where the last one ends."""
     label_wait_us: int = 0
-    late_positives: str = "none"
-    """What a label that changes after its example was learnt does; see ``labels``."""
+    late: LabelPolicy = field(default_factory=LabelPolicy)
+    """What a label that changes after its example was learnt does."""
     label: str | None = None
     output: str = "examples"
     aggregates: tuple[Aggregate, ...] = ()
@@ -149,10 +150,6 @@ class Pipeline:
             raise ConfigError("pipeline.slide must be longer than 0, and no longer than window")
         if self.slide_us is not None and self.window_us % self.slide_us:
             raise ConfigError("pipeline.window must be a multiple of slide")
-        if self.late_positives not in _LATE_POSITIVES:
-            raise ConfigError(
-                f"pipeline.late_positives: got {self.late_positives!r}, allowed: {', '.join(_LATE_POSITIVES)}"
-            )
         first = self.streams[self.primary]
         if first.within_us or first.before_us:
             raise ConfigError(
@@ -184,11 +181,17 @@ class Pipeline:
         return max((self.streams[name].within_us for name in self.others), default=0)
 
     @property
+    def wait_us(self) -> int:
+        """How long after a window's end it is sealed."""
+        return max(self.label_wait_us, self.reach_us) if self.late.mode == "wait" else self.label_wait_us
+
+    @property
     def fingerprint(self) -> str:
         """A digest of what decides which examples come out."""
         what = dataclasses.asdict(self)
-        for key in ("name", "log", "output", "label"):
+        for key in ("name", "log", "output", "label", "late", "label_wait_us"):
             del what[key]
+        what["wait_us"] = self.wait_us
         what["streams"] = list(what["streams"].items())
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -212,7 +215,7 @@ def _pipeline(job: Mapping[str, Any]) -> Pipeline:
     section = job["pipeline"]
     _check_keys(
         section,
-        ("name", "log", "query", "window", "slide", "label_wait", "late_positives", "output"),
+        ("name", "log", "query", "window", "slide", "label_wait", "output", *_LATE),
         "pipeline",
     )
     if "query" not in section:
@@ -228,10 +231,14 @@ def _pipeline(job: Mapping[str, Any]) -> Pipeline:
         if key in section
     }
     texts: dict[str, Any] = {
-        key: _text(section[key], f"pipeline.{key}")
-        for key in ("name", "log", "query", "late_positives", "output")
-        if key in section
+        key: _text(section[key], f"pipeline.{key}") for key in ("name", "log", "query", "output") if key in section
     }
+    late = {key: section[key] for key in _LATE if key in section}
+    for key in ("on_time", "negatives"):
+        if key in late and (isinstance(late[key], bool) or not isinstance(late[key], int | float)):
+            raise ConfigError(f"pipeline.{key}: got {late[key]!r}, allowed: a number from 0 to 1")
+    if "late_positives" in late:
+        late["mode"] = late.pop("late_positives")
     aggregates = job.get("aggregates", [])
     if not isinstance(aggregates, list) or not all(isinstance(each, Mapping) for each in aggregates):
         raise ConfigError("aggregates: got something else, allowed: tables, each [[aggregates]]")
@@ -241,6 +248,7 @@ def _pipeline(job: Mapping[str, Any]) -> Pipeline:
         **{"name": "main", "log": "events", **texts},
         streams=streams,
         label=label,
+        late=LabelPolicy(**late),
         aggregates=tuple(Aggregate.from_dict(each, f"aggregates[{n}]") for n, each in enumerate(aggregates)),
         **durations,
     )

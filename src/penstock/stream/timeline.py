@@ -48,8 +48,29 @@ class Timeline:
     def extend(self) -> bool:
         """Take in the steps that there are; whether some are new."""
         new = list(self.log.progress.steps()[len(self.points) :])
-        if not new:
-            return False
+        if new:
+            self._take(new)
+        return bool(new)
+
+    def look(self, tick_us: int) -> None:
+        """Take in the steps that there are, and then as a last one what is there now, which is not recorded.
+
+        After this the timeline is good for looking at alone.
+        """
+        self.extend()
+        streams = {name: self.log.stream(name) for name in self.pipeline.streams}
+        self._take(
+            [
+                Step(
+                    number=len(self.points),
+                    tick_us=max([tick_us, *(point.tick_us for point in self.points[-1:])]),
+                    ends={name: stream.end for name, stream in streams.items()},
+                    versions={name: stream.version for name, stream in streams.items()},
+                )
+            ]
+        )
+
+    def _take(self, new: Sequence[Step]) -> None:
         seen = {name: self._seen(name, new) for name in self.pipeline.streams}
         for step in new:
             marks = {}
@@ -61,7 +82,6 @@ class Timeline:
         self.steps += new
         primary = self.pipeline.primary
         self._marks = np.array([point.marks[primary] for point in self.points], np.int64)
-        return True
 
     def _seen(self, name: str, new: Sequence[Step]) -> dict[int, list[Seen]]:
         """What each new step brought of a stream, by step."""
@@ -106,12 +126,12 @@ class Timeline:
     def _sealed_by(self, mark_us: int) -> int:
         pipeline = self.pipeline
         slide = pipeline.slide_us or pipeline.window_us
-        return (mark_us - pipeline.label_wait_us - pipeline.window_us) // slide * slide + slide
+        return (mark_us - pipeline.wait_us - pipeline.window_us) // slide * slide + slide
 
     def sealing_steps(self, begins: NDArray[np.int64]) -> NDArray[np.int64]:
         """For windows by where they begin, the step that sealed each; ``len(points)`` for none yet."""
         pipeline = self.pipeline
-        needed = begins + pipeline.window_us + pipeline.label_wait_us
+        needed = begins + pipeline.window_us + pipeline.wait_us
         return np.searchsorted(self._marks, needed, side="left").astype(np.int64)
 
     def mark(self, index: int, name: str) -> int:

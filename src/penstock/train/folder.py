@@ -108,6 +108,10 @@ class RunFolder:
         """The model as the interrupted run left it."""
         return load_model(self.checkpoint)
 
+    def publish(self, model: Model) -> None:
+        """Write the model as it is now, for whoever serves it; the run goes on."""
+        save_model(model, self.path)
+
     def finish(self, model: Model) -> None:
         """Write the model, then forget the checkpoint."""
         save_model(model, self.path)

@@ -27,7 +27,7 @@ from penstock.train.progress import Progress
 from penstock.train.session import Run, Session, State, as_holdout, check_finite, open_data, run_session
 from penstock.train.stream import Encoded, EncodedStream
 
-__all__ = ["Online", "fit"]
+__all__ = ["Online", "OnlineSession", "fit"]
 
 MINIBATCH_MAX = 1 << 16
 
@@ -114,7 +114,7 @@ def fit(
     source = open_data(data, passes=passes, holdout=holdout, resume=resume, output=output)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(RunFolder(output)) if output is not None else None
-        trainer = _Trainer(
+        trainer = OnlineSession(
             model,
             source,
             passes,
@@ -128,7 +128,7 @@ def fit(
         return run_session(trainer, resume=resume, progress=progress)
 
 
-class _Trainer(Session):
+class OnlineSession(Session):
     """One run of ``fit``."""
 
     state_type = _State

@@ -7,6 +7,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,8 @@ class Report:
     table_nbytes: int
     memory_nbytes: int = field(default_factory=lambda: memory_nbytes())
     """Largest resident size so far: of this process, or of all that hold the model."""
+    standing: Mapping[str, Any] = field(default_factory=dict)
+    """Where the data stand, of a run that follows a log: watermark, lag, ..."""
 
     @property
     def rows_per_s(self) -> float:
@@ -51,6 +54,7 @@ class Report:
             "memory_nbytes": self.memory_nbytes,
             "progressive": self.scores.to_json(),
             "recent": self.recent.to_json(),
+            **({"standing": dict(self.standing)} if self.standing else {}),
         }
 
 
@@ -111,7 +115,8 @@ class Lines(_Plain):
         scores = report.scores
         print(
             f"{report.seconds:8.1f} {report.rows:12,} {human(report.rows_per_s):>8} {scores.logloss:8.5f} "
-            f"{scores.auc:7.4f} {human(report.features):>9} {human(report.memory_nbytes, 'B'):>8}",
+            f"{scores.auc:7.4f} {human(report.features):>9} {human(report.memory_nbytes, 'B'):>8}"
+            + "".join(f"  {name} {value}" for name, value in report.standing.items()),
             file=self._stream,
             flush=True,
         )
@@ -171,6 +176,7 @@ class Bar:
         parts = (
             f"{human(report.rows)} rows",
             f"{human(report.rows_per_s)}/s",
+            *(f"{name} {value}" for name, value in report.standing.items()),
             f"logloss {scores.logloss:.4f}",
             f"AUC {scores.auc:.4f}",
             f"{human(report.features)} features",
@@ -212,6 +218,7 @@ class Progress:
         self.seconds_before = 0.0
         """Of the interrupted run that this one resumes."""
         self._size = size
+        self.standing: Mapping[str, Any] = {}
         self._began_s = time.perf_counter()
         self._reporters = [_Pace(reporter, metrics.copy()) for reporter in reporters]
 
@@ -234,6 +241,7 @@ class Progress:
                 recent=self.metrics.since(pace.then).scores(),
                 features=features,
                 table_nbytes=nbytes,
+                standing=self.standing,
             )
             pace.then, pace.last_s = self.metrics.copy(), now
             pace.reporter.report(report)

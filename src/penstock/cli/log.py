@@ -1,0 +1,549 @@
+"""``penstock log``: fill a log from files, standard input, HTTP and brokers, look at it, and look after it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from penstock.errors import ConfigError, DataError, Interrupted
+
+__all__ = ["log"]
+
+_FOLLOW_S = 0.5
+_WIDE = 110
+"""Columns of a terminal that has room for everything."""
+
+
+@click.group()
+def log() -> None:
+    """Keep events in a durable log, one Delta table a stream, and look at them.
+
+    \b
+    penstock log append events/ clicks clicks/*.jsonl
+    penstock log listen events/
+    penstock log tail events/ clicks -n 3
+    """
+
+
+def _types(given: tuple[str, ...]) -> dict[str, Any]:
+    import pyarrow as pa
+
+    from penstock.log.times import TIMESTAMP
+
+    known = {
+        "string": pa.string(),
+        "int": pa.int64(),
+        "int32": pa.int32(),
+        "int64": pa.int64(),
+        "float": pa.float32(),
+        "double": pa.float64(),
+        "bool": pa.bool_(),
+        "boolean": pa.bool_(),
+        "timestamp": TIMESTAMP,
+        "date": pa.date32(),
+    }
+    types = {}
+    for text in given:
+        name, equals, type_ = text.rpartition("=")
+        if not equals or not name or type_ not in known:
+            raise ConfigError(
+                f"--type: got {text!r}, allowed: a column, '=' and one of {', '.join(known)}, such as price=double"
+            )
+        types[name] = known[type_]
+    return types
+
+
+_stream_options = [
+    click.option(
+        "--time", "time_", help="Column of the event time, for a new stream.  [default: ts, time, timestamp, ...]"
+    ),
+    click.option("--id", "id_", help="Column that identifies an event, for a new stream."),
+    click.option("--type", "types", multiple=True, help="Type of a new column: price=double. Once for each."),
+    click.option("--durable", is_flag=True, help="Have each commit on the disk (fsync): survive a power cut."),
+]
+
+
+def _for_new_streams(command: Any) -> Any:
+    for option in reversed(_stream_options):
+        command = option(command)
+    return command
+
+
+def _new_stream(time_: str | None, id_: str | None, types: tuple[str, ...]) -> Any:
+    from penstock.log.sources.files import NewStream
+
+    return NewStream(time=time_, id=id_, types=_types(types))
+
+
+# ---- filling
+
+
+@log.command()
+@click.argument("log_", metavar="LOG")
+@click.argument("stream")
+@click.argument("files", nargs=-1, required=True)
+@_for_new_streams
+@click.option("--arrival", help="Column that says when an event arrived, for loading history; else it is now.")
+@click.option(
+    "--producer",
+    help="Name under which positions are kept. A file has one by itself; with '-' lines are taken once by it.",
+)
+@click.option("--source", help="What the watermark watches.  [default: files, or stdin]")
+@click.option("--format", "format_", help="jsonl, parquet, csv, tsv, arrow; by the file's name if not given.")
+@click.option("--quiet", "-q", is_flag=True, help="Print only errors.")
+def append(
+    log_: str,
+    stream: str,
+    files: tuple[str, ...],
+    time_: str | None,
+    id_: str | None,
+    types: tuple[str, ...],
+    arrival: str | None,
+    producer: str | None,
+    source: str | None,
+    durable: bool,
+    format_: str | None,
+    quiet: bool,
+) -> None:
+    """Append the events of FILES to a STREAM of a LOG; '-' is standard input, as JSON lines.
+
+    What is in the log already is passed over: to repeat the command appends nothing, and a file that grew
+    gives what is new. What is no event goes to the stream's quarantine.
+    """
+    from penstock.log import Log, check_name
+    from penstock.log.sources.files import FORMATS
+    from penstock.log.sources.pump import Delivery
+
+    check_name(stream)
+    if format_ is not None and format_ not in FORMATS:
+        raise ConfigError(f"--format: got {format_!r}, allowed: {', '.join(FORMATS)}")
+    new = _new_stream(time_, id_, types)
+    how = Delivery(producer=producer or "", source=source or "", arrival=arrival, durable=durable)
+    if "-" in files:
+        if len(files) > 1 or format_ not in (None, "jsonl"):
+            raise ConfigError("'-' stands alone, and brings JSON lines")
+        _append_stdin(Log(log_), stream, how, new, quiet)
+    else:
+        _append_files(Log(log_), stream, files, format_, how, new, quiet)
+
+
+def _append_stdin(log_: Any, stream: str, how: Any, new: Any, quiet: bool) -> None:
+    import dataclasses
+
+    from penstock.log.sources.stdin import append_stdin
+    from penstock.train.signals import StopSignals
+
+    how = dataclasses.replace(
+        how, producer=f"stdin/{how.producer}" if how.producer else "", source=how.source or "stdin"
+    )
+    with StopSignals() as signals:
+        taken = append_stdin(log_, stream, how, new, lambda done: None, lambda: signals.by is not None)
+    _say(quiet, stream, taken)
+    if signals.by is not None:
+        raise Interrupted(f"stopped by {signals.by}; what was read is in the log")
+
+
+def _append_files(
+    log_: Any, stream: str, files: tuple[str, ...], format_: str | None, how: Any, new: Any, quiet: bool
+) -> None:
+    from penstock.log.sources.files import append_file, find
+    from penstock.log.sources.pump import Taken
+
+    found = find(files, format_)
+    if how.producer and len(found) > 1:
+        raise ConfigError(f"--producer names one source, got {len(found)} files")
+    taken, unfinished = Taken(), []
+    try:
+        with _progress(quiet) as show:
+            for number, (path, format_of_it) in enumerate(found):
+
+                def on_commit(share: float, done: Any, number: int = number) -> None:
+                    taken.add(done)
+                    show((number + share) / len(found), taken)
+
+                _, nbytes = append_file(log_, stream, path, format_of_it, how, new, on_commit)
+                if nbytes:
+                    unfinished.append((path, nbytes))
+                show((number + 1) / len(found), taken)
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"stopped by Ctrl-C; {taken.rows:,} events are in the log, the same command goes on from there"
+        ) from error
+    _say(quiet, stream, taken)
+    for path, nbytes in unfinished:
+        click.echo(
+            f"{path}: the last {nbytes:,} bytes are no whole line yet, and were left for another time", err=True
+        )
+
+
+@log.command()
+@click.argument("log_", metavar="LOG")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8321, show_default=True, help="0 takes any.")
+@click.option(
+    "--token-file", help="Who sends must know the token in this file; for --host others. See: cluster new-token."
+)
+@click.option("--create", is_flag=True, help="Make streams that are not there, from their first events.")
+@_for_new_streams
+def listen(
+    log_: str,
+    host: str,
+    port: int,
+    token_file: str | None,
+    create: bool,
+    time_: str | None,
+    id_: str | None,
+    types: tuple[str, ...],
+    durable: bool,
+) -> None:
+    """Take events for the streams of a LOG over HTTP, until Ctrl-C or SIGTERM.
+
+    \b
+    curl -H 'Content-Type: application/x-ndjson' --data-binary @clicks.jsonl \\
+        http://127.0.0.1:8321/streams/clicks/events
+
+    The answer comes when the events are in the log. With the headers Penstock-Producer (a name) and
+    Penstock-Sequence (a number that grows) a request can be sent again, and is taken once.
+    """
+    from penstock.log.sources.http import App, is_loopback, serve
+    from penstock.transport import read_token
+
+    if token_file is None and not is_loopback(host):
+        raise ConfigError(
+            f"--host {host} can be reached by others: it needs --token-file; penstock cluster new-token makes one"
+        )
+    token = read_token(token_file) if token_file is not None else None
+    app = App(log_, create=create, new=_new_stream(time_, id_, types), token=token, durable=durable)
+    serve(app, host, port, on_listening=lambda url: click.echo(f"listening at {url}"))
+
+
+def _say(quiet: bool, stream: str, taken: Any) -> None:
+    if not quiet:
+        rejected = f"; {taken.rejected:,} rejected, see: penstock log quarantine" if taken.rejected else ""
+        click.echo(f"{taken.rows:,} events appended to {stream}{rejected}")
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[float, Any], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda share, taken: None
+        return
+    import time
+
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    began_s = time.perf_counter()
+    columns = (
+        TextColumn("[bold]append"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("append", total=1.0, text="")
+
+        def show(share: float, taken: Any) -> None:
+            rate = taken.rows / max(time.perf_counter() - began_s, 1e-9)
+            progress.update(task, completed=share, text=f"{_count(taken.rows)} events  {_count(rate)}/s")
+
+        yield show
+
+
+def _count(number: float, unit: str = "") -> str:
+    from penstock.train.progress import human
+
+    return human(number, unit)
+
+
+# ---- looking
+
+
+def _stream(log_: str, name: str, version: int | None = None) -> Any:
+    from penstock.log import EventStream, Log, check_name
+
+    found = Log(log_)
+    stream = found.stream(check_name(name))
+    return stream if version is None else EventStream(name, stream.folder.at(version), stream.quarantine)
+
+
+@log.command()
+@click.argument("log_", metavar="LOG")
+@click.argument("stream")
+@click.option(
+    "-n", "--events", "number", type=click.IntRange(min=0), help="How many, the last ones.  [default: 10]"
+)
+@click.option("--since", help="Events of so long ago or later: 2h, 30m, 1d.")
+@click.option("--from", "from_", help="Events of this time or later: 2026-11-01T12:00:00Z.")
+@click.option("--version", type=click.IntRange(min=0), help="As the stream was at this version; see history.")
+@click.option("--follow", "-f", is_flag=True, help="Wait for more, until Ctrl-C.")
+def tail(
+    log_: str,
+    stream: str,
+    number: int | None,
+    since: str | None,
+    from_: str | None,
+    version: int | None,
+    follow: bool,
+) -> None:
+    """Print the last events of a STREAM as JSON lines, in the order in which they came."""
+    import time
+
+    from penstock.log.times import now_us, parse_duration, parse_time
+
+    if since is not None and from_ is not None:
+        raise ConfigError("--since and --from say the same; give one")
+    if follow and version is not None:
+        raise ConfigError("--follow waits for what comes, --version is what was; give one")
+    from_us = None
+    if since is not None:
+        from_us = now_us() - parse_duration(since, "--since")
+    elif from_ is not None:
+        from_us = parse_time(from_, "--from")
+    found = _stream(log_, stream, version)
+    last = 10 if number is None and from_us is None else number
+    end = found.end
+    first = max(0, end - last) if last is not None and from_us is None else 0
+    _print_events(found, from_seq=first, last=last, from_us=from_us)
+    while follow:
+        time.sleep(_FOLLOW_S)
+        found.refresh()
+        if found.end > end:
+            begin, end = end, found.end
+            _print_events(found, from_seq=begin, last=None, from_us=from_us)
+
+
+def _print_events(stream: Any, *, from_seq: int, last: int | None, from_us: int | None) -> None:
+    import msgspec
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    from penstock.log.times import TIMESTAMP
+
+    files = stream.files(from_us=from_us, from_seq=from_seq)
+    if not files:
+        return
+    schema = pa.schema([*stream.schema, ("_seq", pa.int64())])
+    chosen = ds.field("_seq") >= from_seq
+    if from_us is not None:
+        chosen &= ds.field(stream.settings.time) >= pa.scalar(from_us).cast(TIMESTAMP)
+    try:
+        table = ds.dataset(
+            [file.path for file in files], schema=schema, format="parquet", filesystem=stream.folder.file_system
+        ).to_table(filter=chosen)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{stream.uri}: cannot be read: {' '.join(str(error).split())[:300]}") from error
+    table = table.sort_by("_seq").drop_columns(["_seq"])
+    if last is not None:
+        table = table.slice(max(0, table.num_rows - last))
+    out = sys.stdout.buffer
+    for batch in table.to_batches(max_chunksize=10_000):
+        for event in batch.to_pylist():
+            shown = {name: value for name, value in event.items() if value is not None}
+            out.write(msgspec.json.encode(shown, enc_hook=str) + b"\n")
+    out.flush()
+
+
+@log.command()
+@click.argument("log_", metavar="LOG")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a stream.")
+def streams(log_: str, as_json: bool) -> None:
+    """Show the streams of a LOG."""
+    from penstock.log import Log
+
+    all_ = Log(log_)
+    found = [_describe(all_.stream(name)) for name in all_.streams()]
+    if as_json:
+        _print_json(found)
+        return
+    if not found:
+        raise DataError(f"{log_}: has no streams; penstock log append makes one")
+    console = Console(markup=False)
+    wide = console.width >= _WIDE
+    more = ("columns", "files") if wide else ()
+    table = _table("stream", "events", "first", "last", *more, "size", "version")
+    for one in found:
+        table.add_row(
+            one["stream"],
+            f"{one['events']:,}",
+            _minute(one["first"]),
+            _minute(one["last"]),
+            *((str(len(one["columns"])), str(one["files"])) if wide else ()),
+            _count(one["nbytes"], "B"),
+            str(one["version"]),
+        )
+    console.print(table)
+
+
+def _describe(stream: Any) -> dict[str, Any]:
+    time, files = stream.settings.time, stream.files()
+    return {
+        "stream": stream.name,
+        "events": sum(file.rows for file in files),
+        "first": min((file.lows[time] for file in files if time in file.lows), default=None),
+        "last": max((file.highs[time] for file in files if time in file.highs), default=None),
+        "time": time,
+        "id": stream.settings.id,
+        "columns": {field.name: str(field.type) for field in stream.schema},
+        "nbytes": sum(file.nbytes for file in files),
+        "files": len(files),
+        "version": stream.version,
+    }
+
+
+@log.command()
+@click.argument("log_", metavar="LOG")
+@click.argument("stream")
+@click.option("--reason", help="Only these: malformed, type, time, column, too long, late, duplicate, skewed.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a row, with all of the event.")
+def quarantine(log_: str, stream: str, reason: str | None, as_json: bool) -> None:
+    """Show what came to a STREAM and could not be taken, or is not counted, and why."""
+    from penstock.log import Log, check_name
+
+    rows = Log(log_).quarantine(check_name(stream)).read(reason).to_pylist()
+    if as_json:
+        _print_json(rows)
+        return
+    table = _table("at", "reason", "position", "detail", "event")
+    for row in rows:
+        place = row["position"] if row["position"] is not None else row["seq"]
+        event = row["event"] or ""
+        table.add_row(
+            _minute(row["at"]),
+            row["reason"],
+            "" if place is None else f"{place:,}",
+            row["detail"],
+            event if len(event) <= 60 else event[:59] + "…",
+        )
+    if rows:
+        Console(markup=False).print(table)
+    click.echo(f"{len(rows):,} in the quarantine of {stream}", err=True)
+
+
+@log.command()
+@click.argument("log_", metavar="LOG")
+@click.argument("stream")
+@click.option("-n", "--commits", "number", type=click.IntRange(min=1), default=20, show_default=True)
+def history(log_: str, stream: str, number: int) -> None:
+    """Show the last commits of a STREAM, each a version that tail --version can show."""
+    import datetime
+
+    table = _table("version", "at", "operation", "files")
+    for commit in _stream(log_, stream).folder.history(number):
+        at = datetime.datetime.fromtimestamp(commit["timestamp"] / 1000, datetime.UTC)
+        metrics = commit.get("operationMetrics") or {}
+        files = [f"{sign}{metrics[key]}" for sign, key in _FILES_OF if metrics.get(key)]
+        table.add_row(
+            str(commit["version"]), f"{at:%Y-%m-%d %H:%M:%S}", commit["operation"].lower(), " ".join(files)
+        )
+    Console(markup=False).print(table)
+
+
+_FILES_OF = (
+    ("+", "num_added_files"),
+    ("-", "num_removed_files"),
+    ("+", "numFilesAdded"),
+    ("-", "numFilesRemoved"),
+    ("-", "num_deleted_files"),
+)
+
+
+# ---- looking after it
+
+
+@log.command()
+@click.argument("log_", metavar="LOG")
+@click.argument("streams", nargs=-1, metavar="[STREAM]...")
+def compact(log_: str, streams: tuple[str, ...]) -> None:
+    """Merge the small files of STREAMs (all, if none is named) into large ones. Events do not change.
+
+    May run while others append and read.
+    """
+    from penstock.log import Log
+
+    found = Log(log_)
+    for name in streams or found.streams():
+        gone, came = _unhindered(found.stream(name).folder.compact)
+        click.echo(f"{name}: {gone:,} files became {came:,}" if gone else f"{name}: nothing to merge")
+
+
+def _unhindered(action: Callable[[], Any]) -> Any:
+    """Try again where somebody committed in between."""
+    from penstock.errors import StorageError
+    from penstock.log.delta import Conflict
+
+    for _ in range(5):
+        try:
+            return action()
+        except Conflict:
+            continue
+    raise StorageError("others committed 5 times in between; try again")
+
+
+@log.command()
+@click.argument("log_", metavar="LOG")
+@click.argument("stream")
+@click.option("--days", type=click.IntRange(min=1), required=True, help="Keep the events of so many days.")
+@click.option(
+    "--keep-hours",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Keep files on the disk that versions of the last hours need: somebody may be reading them.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--yes", is_flag=True, help="Even where no event is left.")
+def retain(log_: str, stream: str, days: int, keep_hours: int, dry_run: bool, yes: bool) -> None:
+    """Delete the events of a STREAM that are older than so many days, by their event time, day by day (UTC)."""
+    import datetime
+
+    found = _stream(log_, stream)
+    first = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=days)
+    files = found.files()
+    old = [file for file in files if file.partition["event_date"] < first]
+    rows = sum(file.rows for file in old)
+    if len(old) == len(files) and old and not (yes or dry_run):
+        raise ConfigError(
+            f"stream {stream}: all of its {rows:,} events are before {first}, and would go; if so, say --yes"
+        )
+    if dry_run:
+        click.echo(f"{stream}: {rows:,} events before {first} in {len(old):,} files would go")
+        return
+    if old:
+        found.folder.delete_partitions(f"event_date < '{first}'")
+    gone = found.folder.vacuum(keep_hours)
+    click.echo(f"{stream}: {rows:,} events before {first} deleted; {gone:,} files removed from the disk")
+
+
+# ---- writing
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    for column in columns:
+        text = column in _TEXTS
+        table.add_column(column, justify="left" if text else "right", overflow="fold", no_wrap=not text)
+    return table
+
+
+_TEXTS = ("stream", "first", "last", "at", "reason", "detail", "event", "operation", "files")
+
+
+def _minute(time: Any) -> str:
+    return "-" if time is None else f"{time:%Y-%m-%d %H:%M}"
+
+
+def _print_json(rows: list[dict[str, Any]]) -> None:
+    import msgspec
+
+    for row in rows:
+        shown = {name: value for name, value in row.items() if value is not None}
+        click.echo(msgspec.json.encode(shown, enc_hook=str).decode())

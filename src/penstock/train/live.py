@@ -1,0 +1,185 @@
+"""Training from a log while it grows: each piece of the pipeline is learnt once, in order, and then for ever on.
+
+The model is published every so often for whoever serves it; checkpoints, from which a stopped or killed run goes
+on, are apart from that. The same log gives the same model, whenever and with however many interruptions it is
+learnt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from penstock.errors import ConfigError, DataError
+from penstock.features import Encoder
+from penstock.features.memory import Memory
+from penstock.log.times import format_duration, format_time, now_us
+from penstock.models import Model
+from penstock.stream.feed import Standing
+from penstock.stream.replay import Examples
+from penstock.stream.source import PipelineSource
+from penstock.stream.timeline import NEVER
+from penstock.train.folder import RunFolder
+from penstock.train.learners import Learner
+from penstock.train.online import Online, OnlineSession
+from penstock.train.progress import Progress
+from penstock.train.session import Run, State, run_session
+
+__all__ = ["fit_live"]
+
+
+@dataclass
+class _State(State):
+    piece: int = 0
+    """The next piece to learn."""
+    step: int = -1
+    watermark: str | None = None
+    sealed_to: str | None = None
+    ends: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def fit_live(
+    model: Model,
+    source: PipelineSource,
+    *,
+    strategy: Online | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    checkpoint_every_s: float | None = 300.0,
+    publish_every_s: float | None = 60.0,
+    progress: bool | None = None,
+    job: dict[str, Any] | None = None,
+) -> Run:
+    """Train ``model`` on the examples of a pipeline, in place: what is there, and what comes
+    where the source follows the log.
+
+    Args:
+        strategy: ``Online()`` where None.
+        output: folder for the model; with it, Ctrl-C leaves a checkpoint there.
+        resume: go on from the checkpoint in ``output``.
+        publish_every_s: seconds between versions of the model in ``output``; None for only at the end.
+
+    Raises:
+        ConfigError: the pipeline does not know which column is the label.
+        Interrupted: after the checkpoint was written.
+    """
+    if source.pipeline.label is None:
+        raise ConfigError("a pipeline that is trained on needs features.label")
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(RunFolder(output)) if output is not None else None
+        if resume and folder is not None:
+            folder.read_checkpoint()
+        session = _LiveSession(
+            model,
+            source,
+            1,
+            None,
+            folder=folder,
+            readers=None,
+            checkpoint_every_s=checkpoint_every_s,
+            job=job,
+        )
+        session.strategy = strategy if strategy is not None else Online()
+        session.publish_every_s = publish_every_s
+        return run_session(session, resume=resume, progress=progress)
+
+
+class _LiveSession(OnlineSession):
+    state_type = _State  # type: ignore[assignment]
+    state: _State  # type: ignore[assignment]
+    source: PipelineSource
+    publish_every_s: float | None
+
+    def settings(self) -> dict[str, Any]:
+        pipeline = self.source.pipeline
+        return {
+            **dataclasses.asdict(self.strategy),
+            "pipeline": pipeline.fingerprint,
+            "from": None if self.source.from_us is None else format_time(self.source.from_us),
+            "late": dataclasses.asdict(pipeline.late),
+        }
+
+    def steps(self, progress: Progress) -> Iterator[None]:
+        encoder, memory = Encoder(self.plan), Memory()
+        published_s = time.perf_counter()
+        with (
+            self.strategy.learner(self.model) as learner,
+            self.source.feed(start=self.state.piece, follow=self.source.follow) as feed,
+        ):
+            for examples in feed:
+                if examples is not None:
+                    self._learn_piece(learner, encoder, memory, examples)
+                    self._stand(examples)
+                progress.standing = _shown(feed.standing)
+                self.tell(progress)
+                if self.publish_every_s and time.perf_counter() - published_s >= self.publish_every_s:
+                    self._publish(progress)
+                    published_s = time.perf_counter()
+                yield
+
+    def _learn_piece(self, learner: Learner, encoder: Encoder, memory: Memory, examples: Examples) -> None:
+        policy = self.source.pipeline.late
+        assert self.source.pipeline.label is not None
+        rows = policy.taken(examples.rows, self.source.pipeline.label).select(encoder.columns)
+        size = self.strategy.batch_rows
+        for begin in range(0, rows.num_rows, size):
+            part = rows.slice(begin, size).combine_chunks().to_batches()[0]
+            batch = encoder.encode(part, memory=memory)
+            predicted = self.model.predict_batch(batch) if policy.needs_predictions else None
+            weights = policy.weights(batch.labels, predicted)
+            if weights is not None:
+                batch = dataclasses.replace(
+                    batch, weights=weights if batch.weights is None else batch.weights * weights
+                )
+            out = np.empty(len(batch), np.float32)
+            learner.learn(batch, out)
+            if not np.isfinite(out).all():
+                raise DataError(
+                    f"training diverged in piece {examples.piece.index} of the pipeline; lower the learning rate, "
+                    "or standardise numbers"
+                )
+            self.observe(out, batch.labels, batch.weights)
+            self.state.rows += len(batch)
+
+    def _stand(self, examples: Examples) -> None:
+        state, point = self.state, examples.point
+        state.piece, state.step = examples.piece.index + 1, point.step
+        state.ends = dict(point.ends)
+        state.watermark = _time(point.marks[self.source.pipeline.primary])
+        state.sealed_to = _time(examples.sealed_to_us)
+        state.work += examples.piece.events
+
+    def _publish(self, progress: Progress) -> None:
+        if self.folder is not None and self.state.rows:
+            self.model.metadata = self._metadata(None, progress.seconds)
+            self.folder.publish(self.model)
+
+    def _metadata(self, held: Any, seconds: float) -> dict[str, Any]:
+        found = super()._metadata(held, seconds)
+        found["lineage"]["position"] = {
+            name: getattr(self.state, name) for name in ("piece", "step", "watermark", "sealed_to", "ends")
+        }
+        return found
+
+
+def _time(us: int | None) -> str | None:
+    return None if us is None or us == NEVER else format_time(us)
+
+
+def _shown(standing: Standing | None) -> dict[str, Any]:
+    if standing is None:
+        return {"watermark": "none yet"}
+    lag = standing.lag_us(now_us())
+    shown: dict[str, Any] = {"watermark": _time(standing.watermark_us) or "none yet"}
+    if lag is not None:
+        shown["lag"] = format_duration(lag // 100_000 * 100_000)
+    if standing.quarantined:
+        shown["quarantined"] = f"{standing.quarantined:,}"
+    return shown
