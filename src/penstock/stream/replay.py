@@ -7,6 +7,7 @@ alone; what comes out is the same.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 from penstock.errors import ConfigError
 from penstock.log import Log
 from penstock.log.times import SECOND_US, TIMESTAMP
+from penstock.stream.aggregates import Aggregates
 from penstock.stream.changes import changed, one_each
 from penstock.stream.plan import Piece, Planner
 from penstock.stream.query import Query, Reach
@@ -86,15 +88,15 @@ class Replay:
         self.timeline = Timeline(log, pipeline, self._scanner)
         self.planner = Planner(self.timeline, self._scanner, from_us=from_us, to_us=to_us)
         self.records = Records(log, self.timeline, self._scanner)
-        for name in pipeline.streams:
-            self.timeline.stream(name)
+        streams = {name: self.timeline.stream(name) for name in pipeline.streams}
+        self._last = 0
+        self._aggregates = Aggregates(pipeline, self.database, self._define)
+        self._aggregates.check(streams)
         self.query = Query.parse(
             pipeline.query,
             primary=pipeline.primary,
             reaches={
-                name: Reach(
-                    columns=tuple(self._scanner.columns(name)), within_us=spec.within_us, before_us=spec.before_us
-                )
+                name: Reach(columns=self._visible(name), within_us=spec.within_us, before_us=spec.before_us)
                 for name, spec in pipeline.streams.items()
             },
             where="pipeline.query",
@@ -102,6 +104,11 @@ class Replay:
         self._versioned = self.query.versioned()
         self.schema = self._schema()
         """Of examples."""
+
+    def _visible(self, name: str) -> tuple[str, ...]:
+        """The columns of a stream that a query sees."""
+        more = self._aggregates.names if name == self.pipeline.primary else ()
+        return (*self._scanner.columns(name), *more)
 
     def close(self) -> None:
         """Free the memory."""
@@ -170,8 +177,9 @@ class Replay:
         self._define_primary(begin, end, last)
         self._define_others(begin, end, last)
         primary = identifier(self.pipeline.primary)
+        self._aggregate("_primary", begin, end)
         self.database.run(
-            f"create or replace temp view {primary} as select p.*, s.step as _as_of from _primary p "
+            f"create or replace temp view {primary} as select p.*, s.step as _as_of from _featured p "
             f"join (select distinct bucket, step from _seal) s on {bucket('p._t', slide)} = s.bucket "
             "where p._step <= s.step"
         )
@@ -195,8 +203,9 @@ class Replay:
         self._define_primary(begin, end, steps[-1])
         self._define_others(begin, end, steps[-1])
         primary = identifier(self.pipeline.primary)
+        self._aggregate("(select * from _primary where _seq in (select _seq from _pairs))", begin, end)
         self.database.run(
-            f"create or replace temp view {primary} as select p.*, v._as_of from _primary p join "
+            f"create or replace temp view {primary} as select p.*, v._as_of from _featured p join "
             "(select _seq, _step as _as_of from _pairs union select _seq, _step - 1 from _pairs where not late) v "
             "using (_seq)"
         )
@@ -287,8 +296,8 @@ class Replay:
         first, last = steps[0], steps[-1]
         again = any(name in timeline.steps[step].readmitted for step in range(first, last + 1))
         start = timeline.points[first - 1].ends[name] if first and not again else 0
-        where = Range(first=start, end=timeline.points[last].ends[name])
-        self._define("_new_all", name, where)
+        self._last = last
+        self._define("_new_all", name, Range(first=start))
         self.database.run(
             f"create or replace temp view _new as select * from _new_all where _step between {first} and {last}"
         )
@@ -306,7 +315,8 @@ class Replay:
         self._define_others(begin, end, last)
         primary = identifier(self.pipeline.primary)
         self.database.run(
-            f"create or replace temp view {primary} as select *, {last}::bigint as _as_of from _primary"
+            f"create or replace temp view {primary} as select *, {last}::bigint as _as_of{self._no_aggregates()} "
+            "from _primary"
         )
         affected = self.query.affected(name, "_new")
         return self.database.table(
@@ -327,25 +337,65 @@ class Replay:
             f"(values {listed}) r(_seq, _step) on p._seq = r._seq and p._step = r._step"
         ).cast(_PAIRS)
 
+    def _aggregate(self, rows: str, begin_us: int, end_us: int) -> None:
+        """View ``_featured`` of rows of the primary stream, with the pipeline's aggregates."""
+        if not self._aggregates.names:
+            self.database.run(f"create or replace temp view _featured as select * from {rows}")
+            return
+        slide = self.planner.slide_us
+        # Of sliding windows, the one that is sealed first decides what was known.
+        earliest = f"({bucket('_t', slide)} - {self.pipeline.window_us - slide})"
+        begins = np.array(
+            [row[0] for row in self.database.rows(f"select distinct {earliest} from {rows}")], np.int64
+        )
+        at = pa.table({"earliest": begins, "at": self.timeline.sealing_steps(begins)})
+        self.database.register("_sealed_at", at)
+        self.database.run(
+            "create or replace temp table _to_feature as select r.*, greatest(r._step, s.at) as _at "
+            f"from {rows} r join _sealed_at s on {earliest} = s.earliest"
+        )
+        table = self._aggregates.compute("_to_feature", begin_us, end_us)
+        self.database.run(
+            "create or replace temp view _featured as select * exclude (_at) from _to_feature "
+            f"join {table} using (_seq)"
+        )
+
+    def look_up(self, rows: pa.Table, at_us: int) -> pa.Table:
+        """The aggregates that examples of this moment see: for serving. ``rows`` has their ``by`` columns.
+
+        What is returned has one row for each, in their order.
+        """
+        self.timeline.extend()
+        last = self._last = len(self.timeline.points) - 1
+        self.database.register("_asked", rows)
+        self.database.run(
+            "create or replace temp table _to_feature as select (row_number() over ()) - 1 as _seq, *, "
+            f"{at_us}::bigint as _t, {last}::bigint as _at from _asked"
+        )
+        table = self._aggregates.compute("_to_feature", at_us, at_us + 1)
+        names = ", ".join(identifier(name) for name in self._aggregates.names)
+        return self.database.table(f"select {names} from {table} order by _seq")
+
+    def _no_aggregates(self) -> str:
+        return "".join(f", null as {identifier(name)}" for name in self._aggregates.names)
+
     def _define_primary(self, begin_us: int, end_us: int, last: int) -> None:
         """View ``_primary`` of the rows of these times as of a step."""
         name = self.pipeline.primary
+        self._last = last
         begin_us = max(begin_us, self.planner.from_us) if self.planner.from_us is not None else begin_us
-        where = Range(from_us=begin_us, to_us=end_us, end=self.timeline.points[last].ends[name])
-        self._define("_primary", name, where)
+        self._define("_primary", name, Range(from_us=begin_us, to_us=end_us))
 
     def _define_others(self, begin_us: int, end_us: int, last: int) -> None:
         """Views of the other streams, of the times that rows of the primary one in [begin, end) can reach."""
         for name in self.query.streams[1:]:
             spec = self.pipeline.streams[name]
-            where = Range(
-                from_us=begin_us - spec.before_us,
-                to_us=end_us + spec.within_us,
-                end=self.timeline.points[last].ends[name],
-            )
+            where = Range(from_us=begin_us - spec.before_us, to_us=end_us + spec.within_us)
             self._define(name, name, where)
 
     def _define(self, relation: str, name: str, where: Range) -> None:
+        """A view of the events that count in a range, as of the last step that is looked at."""
+        where = dataclasses.replace(where, end=min(where.end, self.timeline.points[self._last].ends[name]))
         again = [
             (seq, step.number)
             for step in self.timeline.steps
@@ -391,6 +441,10 @@ class Replay:
         for name in self.pipeline.streams:
             fields = [*self.log.stream(name).schema, *_HIDDEN]
             if name == self.pipeline.primary:
+                fields += [
+                    pa.field(spec.name, pa.int64() if spec.what == "count" else pa.float64())
+                    for spec in self.pipeline.aggregates
+                ]
                 fields.append(pa.field("_as_of", pa.int64()))
             self.database.register("_empty", pa.schema(fields).empty_table())
             self.database.run(f"create or replace temp table {identifier(name)} as select * from _empty")

@@ -30,7 +30,7 @@ from penstock.stream.labels import LabelPolicy
 __all__ = ["Aggregate", "Pipeline", "StreamSpec"]
 
 _LATE = ("late_positives", "on_time", "negatives")
-_AGGREGATES = ("count", "sum", "mean", "min", "max")
+_AGGREGATES = ("count", "sum", "mean")
 
 
 @dataclass(frozen=True, kw_only=True)
