@@ -68,6 +68,7 @@ def _optimizer(text: str) -> dict[str, Any]:
 @click.option("--from", "from_", metavar="TIME", help="Of a pipeline: windows that begin at this time or later.")
 @click.option("--to", metavar="TIME", help="Of a pipeline: windows that begin before; then it ends.")
 @click.option("--once", is_flag=True, help="Of a pipeline: learn what is sealed now, and end.")
+@click.option("--fork", is_flag=True, help="Of a pipeline: train apart, and replace the model once all is learnt.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in the output folder.")
 @click.option("--quiet", "-q", is_flag=True, help="Print only errors.")
 @data_options
@@ -79,6 +80,7 @@ def train(
     from_: str | None,
     to: str | None,
     once: bool,
+    fork: bool,
     **options: Any,
 ) -> None:
     """Train a model on DATA: files, folders, globs, URLs, or one job file (.toml).
@@ -97,10 +99,10 @@ def train(
         if given:
             option = given[0].strip("_").replace("_", "-")
             raise ConfigError(f"--{option}: of a pipeline this is said in its job file")
-        train_pipeline(sections, output, from_, to, once=once, resume=resume, quiet=quiet)
+        train_pipeline(sections, output, from_, to, once=once, fork=fork, resume=resume, quiet=quiet)
         return
-    if from_ or to or once:
-        raise ConfigError("--from, --to and --once are for a job with a pipeline")
+    if from_ or to or once or fork:
+        raise ConfigError("--from, --to, --once and --fork are for a job with a pipeline")
     job = _train_job(data, output, resume, options)
     source = job.data.open()
     model = job.model()

@@ -224,6 +224,137 @@ def listen(
     serve(app, host, port, on_listening=lambda url: click.echo(f"listening at {url}"))
 
 
+_follow_options = [
+    click.option("--once", is_flag=True, help="End when what is there by now is in the log."),
+    click.option(
+        "--patience", "patience_s", type=click.FloatRange(min=0), default=60.0, show_default=True,
+        help="Seconds that nobody may answer.",
+    ),
+    click.option("--source", help="What the watermark watches.  [default: each partition, or the stream]"),
+]  # fmt: skip
+
+
+def _following(command: Any) -> Any:
+    for option in reversed(_follow_options):
+        command = option(command)
+    return _for_new_streams(command)
+
+
+def _follow(stream: str, follow: Callable[..., None]) -> None:
+    """Follow a broker until Ctrl-C or SIGTERM, and say what came of it."""
+    from penstock.log.sources.pump import Taken
+    from penstock.train.signals import StopSignals
+
+    taken = Taken()
+    with StopSignals() as signals:
+        follow(
+            stopping=lambda: signals.by is not None,
+            on_commit=taken.add,
+            warn=lambda text: click.echo(f"penstock: {text}", err=True),
+        )
+    _say(False, stream, taken)
+
+
+@log.command()
+@click.argument("log_", metavar="LOG")
+@click.argument("stream")
+@click.option("--brokers", required=True, help="host:9092,host:9092")
+@click.option("--topic", required=True, help="Whose values are JSON.")
+@click.option("--group", help="Consumer group that offsets are committed to, for tools that show the lag.")
+@click.option("--set", "settings", multiple=True, help="A setting of librdkafka: security.protocol=SASL_SSL.")
+@_following
+def kafka(
+    log_: str,
+    stream: str,
+    brokers: str,
+    topic: str,
+    group: str | None,
+    settings: tuple[str, ...],
+    once: bool,
+    patience_s: float,
+    source: str | None,
+    time_: str | None,
+    id_: str | None,
+    types: tuple[str, ...],
+    durable: bool,
+) -> None:
+    """Append the messages of a Kafka topic to a STREAM of a LOG, until Ctrl-C.
+
+    Offsets are kept in the log, with the events: each message is there once, whatever is killed when.
+    """
+    import functools
+
+    from penstock.log import Log, check_name
+    from penstock.log.sources.kafka import KafkaTopic, follow_kafka
+    from penstock.log.sources.pump import Delivery
+
+    check_name(stream)
+    read = KafkaTopic(brokers=brokers, topic=topic, group=group, options=_pairs(settings), patience_s=patience_s)
+    how = Delivery(source=source or "", durable=durable)
+    new = _new_stream(time_, id_, types)
+    _follow(stream, functools.partial(follow_kafka, Log(log_), stream, read, how, new, once=once))
+
+
+@log.command()
+@click.argument("log_", metavar="LOG")
+@click.argument("stream")
+@click.option("--servers", default="nats://127.0.0.1:4222", show_default=True, help="URLs, with commas between.")
+@click.option("--nats-stream", required=True, help="Stream of JetStream, whose messages are JSON.")
+@click.option("--subject", help="Only messages with this subject.")
+@click.option("--consumer", help="Name of a durable consumer, for tools that show the lag.")
+@click.option("--credentials", help="File with the user's credentials.")
+@_following
+def nats(
+    log_: str,
+    stream: str,
+    servers: str,
+    nats_stream: str,
+    subject: str | None,
+    consumer: str | None,
+    credentials: str | None,
+    once: bool,
+    patience_s: float,
+    source: str | None,
+    time_: str | None,
+    id_: str | None,
+    types: tuple[str, ...],
+    durable: bool,
+) -> None:
+    """Append the messages of a stream of NATS JetStream to a STREAM of a LOG, until Ctrl-C.
+
+    Sequence numbers are kept in the log, with the events: each message is there once, whatever is killed when.
+    """
+    import functools
+
+    from penstock.log import Log, check_name
+    from penstock.log.sources.nats import NatsStream, follow_nats
+    from penstock.log.sources.pump import Delivery
+
+    check_name(stream)
+    options = {"user_credentials": credentials} if credentials else {}
+    read = NatsStream(
+        servers=servers,
+        stream=nats_stream,
+        subject=subject,
+        consumer=consumer,
+        options=options,
+        patience_s=patience_s,
+    )
+    how = Delivery(source=source or "", durable=durable)
+    new = _new_stream(time_, id_, types)
+    _follow(stream, functools.partial(follow_nats, Log(log_), stream, read, how, new, once=once))
+
+
+def _pairs(settings: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set: got {text!r}, allowed: a name, '=' and a value")
+        pairs[name] = value
+    return pairs
+
+
 def _say(quiet: bool, stream: str, taken: Any) -> None:
     if not quiet:
         rejected = f"; {taken.rejected:,} rejected, see: penstock log quarantine" if taken.rejected else ""

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from penstock.errors import ConfigError
 
-__all__ = ["examples", "prove", "train_pipeline", "why_waiting"]
+__all__ = ["examples", "feed", "prove", "readmit", "train_pipeline", "why_waiting"]
 
 _WAIT_MAX_S = 120
 _FROM = click.option("--from", "from_", metavar="TIME", help="Windows that begin at this time or later.")
@@ -64,6 +64,7 @@ def train_pipeline(
     to: str | None,
     *,
     once: bool,
+    fork: bool,
     resume: bool,
     quiet: bool,
 ) -> None:
@@ -94,6 +95,7 @@ def train_pipeline(
             source,
             resume=resume,
             progress=not quiet,
+            fork=fork,
             as_called={"from": from_, "to": to, "once": once},
         )
     except KeyboardInterrupt as error:
@@ -239,6 +241,49 @@ def prove(job: str, from_: str | None, to: str | None) -> None:
     for name, row in (("batch", proof.first.batch), (proof.first.way, proof.first.other)):
         click.echo(f"  {name:8} {json.dumps(row, default=str)}", err=True)
     sys.exit(1)
+
+
+@click.command()
+@click.argument("job")
+@_FROM
+@_TO
+@click.option("--once", is_flag=True, help="Append what is sealed now, and end.")
+def feed(job: str, from_: str | None, to: str | None, once: bool) -> None:
+    """Append the examples of the pipeline in JOB to the stream that its `output` names, for other pipelines."""
+    from penstock.job.pipeline import read_pipeline
+    from penstock.stream.chain import feed_stream
+
+    pipeline = read_pipeline(job).pipeline
+    begin, end = times(from_, to)
+    rows = 0
+    try:
+        with counting("feed") as tell:
+            for feeding, examples in feed_stream(pipeline, from_us=begin, to_us=end, follow=not once):
+                rows += 0 if examples is None else examples.rows.num_rows
+                watermark = feeding.standing.watermark_text if feeding.standing is not None else "none yet"
+                tell(f"watermark {watermark};", rows)
+    except KeyboardInterrupt:
+        click.echo("stopped by Ctrl-C; the same command goes on", err=True)
+    click.echo(f"{rows:,} examples appended to {pipeline.output}")
+
+
+@click.command()
+@click.argument("log")
+@click.argument("stream")
+@click.option(
+    "--reason", type=click.Choice(["late", "duplicate", "skewed"]), required=True, help="Of the quarantine."
+)
+@click.option("--pipeline", help="Only what this pipeline did not count.")
+def readmit(log: str, stream: str, reason: str, pipeline: str | None) -> None:
+    """Let events of STREAM count that pipelines put into quarantine: they come out as late examples."""
+    from penstock.log import Log
+    from penstock.stream.readmit import readmit as take_back
+
+    count, step = take_back(Log(log), stream, reason=reason, pipeline=pipeline)
+    if step is None:
+        click.echo(f"nothing to readmit: the quarantine of {stream} has no such event that does not count already")
+    else:
+        click.echo(f"{count:,} events of {stream} count from step {step.number} on")
 
 
 @click.command("why-waiting")

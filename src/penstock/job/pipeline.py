@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from penstock.data import open_source
 from penstock.errors import ConfigError
-from penstock.job.job import Job, read_sections
+from penstock.job.job import Data, Job, read_sections
 from penstock.models import Linear
+from penstock.stream.output import write_chunks
 from penstock.stream.replay import EXTRA
 from penstock.stream.source import PipelineSource
 from penstock.stream.spec import Pipeline
@@ -65,16 +67,16 @@ class PipelineJob:
         *,
         resume: bool = False,
         progress: bool | None = None,
+        fork: bool = False,
         as_called: Mapping[str, Any] | None = None,
     ) -> Run:
         """Train in one process, on what is there and, where the source follows the log, on what comes;
         ``as_called`` goes to checkpoints."""
         strategy = self.job.strategy()
         if not isinstance(strategy, Online):
-            raise ConfigError(
-                "a pipeline is followed in one process; for a cluster write its examples to a folder first: "
-                "penstock examples JOB --changes -o examples/"
-            )
+            if fork:
+                raise ConfigError("a fork is trained in one process, not by servers and workers")
+            return self._run_on_files(model, source, resume=resume, progress=progress)
         return fit_live(
             model,
             source,
@@ -83,8 +85,32 @@ class PipelineJob:
             resume=resume,
             checkpoint_every_s=self.job.train.checkpoint_every_s,
             publish_every_s=self.job.output.publish_every_s,
+            fork=fork,
             progress=progress,
             job={"pipeline_job": {**self.sections, "run": dict(as_called or {})}},
+        )
+
+    def _run_on_files(self, model: Linear, source: PipelineSource, *, resume: bool, progress: bool | None) -> Run:
+        """Train by the job's strategy on what a live run would learn of what is sealed now, written to files.
+
+        Raises:
+            ConfigError: the run would follow the log, or weights would depend on predictions.
+        """
+        if source.follow:
+            raise ConfigError(
+                "servers and workers learn what is sealed: give --once or --to (Online follows a log)"
+            )
+        late = self.pipeline.late
+        if late.needs_predictions or late.negatives < 1:
+            raise ConfigError(
+                f"late_positives {late.mode!r} with negatives {late.negatives:g} is for one process; "
+                "allowed with servers and workers: none or wait, and all negatives"
+            )
+        folder = Path(self.job.output.path) / "examples"
+        if not resume:
+            write_chunks(source, folder)
+        return dataclasses.replace(self.job, data=Data(train=str(folder))).run(
+            model, open_source(str(folder)), resume=resume, progress=progress
         )
 
 

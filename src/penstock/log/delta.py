@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem, SubTreeFileSystem
 
 from penstock.errors import ConfigError, DataError, StorageError
+from penstock.kill import kill_point
 
 __all__ = ["Conflict", "DataFile", "DeltaFolder", "Written", "require_deltalake"]
 
@@ -268,6 +269,7 @@ class DeltaFolder:
             Conflict: the table is not any more at the version of this handle; the files are still there.
             StorageError: the log cannot be written.
         """
+        kill_point(f"{self.uri}: files written, not committed")
         delta = require_deltalake()
         before = self.version
         now_ms = int(time.time() * 1000)
@@ -292,12 +294,14 @@ class DeltaFolder:
             if self.refresh() != before:
                 raise Conflict from error
             raise StorageError(f"{self.uri}: cannot commit: {_one_line(error)}") from error
+        kill_point(f"{self.uri}: committed, not synced")
         committed = before + 1
         if durable and self._local:
             with _storing(self.uri):
                 log = f"{self._root}/_delta_log/{committed:020d}.json"
                 _sync_file(log)
                 _sync_folders(log, self._root)
+        kill_point(f"{self.uri}: committed")
         self.refresh()
         return committed
 
@@ -309,6 +313,7 @@ class DeltaFolder:
             StorageError: it cannot be written.
         """
         delta = require_deltalake()
+        kill_point(f"{self.uri}: before new columns")
         before = self.version
         try:
             self._table.alter.add_columns(

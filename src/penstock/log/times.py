@@ -36,6 +36,7 @@ TIMESTAMP = pa.timestamp("us", tz="UTC")
 _UNITS = {"us": 1, "ms": 1_000, "s": SECOND_US, "m": 60 * SECOND_US, "h": HOUR_US, "d": DAY_US, "w": 7 * DAY_US}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d|w)")
 _DURATIONS = re.compile(rf"\s*(?:{_DURATION.pattern}\s*)+")
+_DATE = re.compile(r"[12]\d{7}")
 _LONGEST_US = 100 * 366 * DAY_US
 _EARLIEST_US, _LATEST_US = -62_135_596_800 * SECOND_US, 253_402_300_800 * SECOND_US
 """Years 1 to 9999, which is what Python, DuckDB and Spark can all show."""
@@ -163,13 +164,16 @@ def _from_text(column: pa.Array) -> pa.Array:
 def _from_one_text(text: str | None) -> int | None:
     if text is None:
         return None
+    text = text.strip()
     try:
-        return parse_time(text.strip(), "")
-    except ConfigError:
-        pass
-    try:
-        number = float(text)
+        # Python reads many a number as a date without dashes; of those only 20261101 is meant as one.
+        number = float(text) if not _DATE.fullmatch(text) else None
     except ValueError:
+        number = None
+    if number is not None:
+        us: int | None = _from_numbers(pa.array([number]))[0].as_py()
+        return us
+    try:
+        return parse_time(text, "")
+    except ConfigError:
         return None
-    us: int | None = _from_numbers(pa.array([number]))[0].as_py()
-    return us

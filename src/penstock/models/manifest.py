@@ -18,6 +18,7 @@ import msgspec
 
 from penstock.errors import ConfigError, ModelError, StorageError
 from penstock.features import FeaturePlan
+from penstock.kill import kill_point
 from penstock.table.layout import SEGMENTS_MAX
 from penstock.version import __version__
 
@@ -278,7 +279,9 @@ def commit_manifest(root: str | Path, manifest: Mapping[str, Any]) -> None:
             _check_there(root, entry)
         folder = root / f"v{manifest['version']:06d}"
         _sync_folder(folder)
+        kill_point(f"{root}: files written, manifest not")
         write_atomically(root / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        kill_point(f"{root}: manifest replaced, older versions not removed")
         kept = {folder.name, *(entry["path"].split("/")[0] for entry in entries)}
         for old in root.glob(_VERSIONS):
             # A newer one is being written by somebody.
@@ -317,6 +320,7 @@ def write_atomically(file: Path, data: bytes) -> None:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
+        kill_point(f"{file}: written beside, not replaced")
         temporary.replace(file)
         _sync_folder(file.parent)
     except BaseException:

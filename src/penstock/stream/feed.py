@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from penstock.log import Log
-from penstock.log.times import now_us
+from penstock.log.times import SECOND_US, format_time, now_us
 from penstock.stream.plan import Piece
 from penstock.stream.replay import Examples, Replay
 from penstock.stream.spec import Pipeline
@@ -34,6 +34,11 @@ class Standing:
     sealed_to_us: int | None
     ends: dict[str, int]
     quarantined: int
+
+    @property
+    def watermark_text(self) -> str:
+        """The watermark for people."""
+        return "none yet" if self.watermark_us is None else format_time(self.watermark_us // SECOND_US * SECOND_US)
 
     def lag_us(self, at_us: int) -> int | None:
         """How far the watermark is behind a clock."""

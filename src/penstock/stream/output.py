@@ -15,12 +15,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from penstock.data import BATCH_ROWS, Source
 from penstock.errors import ConfigError, StorageError
 from penstock.log.times import format_time
 from penstock.stream.replay import EXTRA, Examples, Replay
 from penstock.version import __version__
 
-__all__ = ["Wrote", "write_examples"]
+__all__ = ["Wrote", "write_chunks", "write_examples"]
 
 _MANIFEST = "_examples.json"
 _FILE_ROWS = 1 << 20
@@ -87,6 +88,31 @@ def write_examples(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return wrote
+
+
+def write_chunks(source: Source, folder: Path) -> int:
+    """Write a source's rows as Parquet, in order, in place of what was there; how many rows.
+
+    Raises:
+        StorageError: the disk is full.
+    """
+    beside = folder.with_name(f".{folder.name}.new")
+    rows = 0
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        with pq.ParquetWriter(beside / "examples.parquet", source.schema, compression="zstd") as writer:
+            for chunk in source.chunks():
+                for batch in chunk.batches(source.schema.names, BATCH_ROWS):
+                    writer.write_batch(batch)
+                    rows += batch.num_rows
+        shutil.rmtree(folder, ignore_errors=True)
+        beside.rename(folder)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return rows
 
 
 def _write(

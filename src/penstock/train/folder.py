@@ -12,11 +12,14 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from penstock.errors import ConfigError, FolderBusy, ModelError, StorageError
+from penstock.kill import kill_point
 from penstock.models import Model, load_model, read_manifest, save_model
 from penstock.models.manifest import check_not_foreign
 
@@ -108,6 +111,29 @@ class RunFolder:
         """The model as the interrupted run left it."""
         return load_model(self.checkpoint)
 
+    @staticmethod
+    def take_over(path: str | Path, *, patience_s: float = 60.0) -> RunFolder:
+        """The folder, entered; a run that holds it is asked to stop (SIGTERM), and waited for.
+
+        Raises:
+            FolderBusy: it did not stop in time, or is not one of this machine's processes.
+        """
+        folder = RunFolder(path)
+        deadline_s = time.monotonic() + patience_s
+        asked = False
+        while True:
+            try:
+                return folder.__enter__()
+            except FolderBusy:
+                if time.monotonic() >= deadline_s:
+                    raise
+            if not asked:
+                asked = True
+                holder = (folder.path / ".lock").read_text().strip()
+                with contextlib.suppress(ValueError, OSError):
+                    os.kill(int(holder), signal.SIGTERM)
+            time.sleep(0.05)
+
     def publish(self, model: Model) -> None:
         """Write the model as it is now, for whoever serves it; the run goes on."""
         save_model(model, self.path)
@@ -115,6 +141,7 @@ class RunFolder:
     def finish(self, model: Model) -> None:
         """Write the model, then forget the checkpoint."""
         save_model(model, self.path)
+        kill_point(f"{self.path}: model written, checkpoint not forgotten")
         self.forget_checkpoint()
 
     def forget_checkpoint(self) -> None:

@@ -29,10 +29,12 @@ from penstock.stream.timeline import NEVER
 from penstock.train.folder import RunFolder
 from penstock.train.learners import Learner
 from penstock.train.online import Online, OnlineSession
-from penstock.train.progress import Progress
+from penstock.train.progress import Progress, Reporter
 from penstock.train.session import Run, State, run_session
 
 __all__ = ["fit_live"]
+
+_FORK = "fork"
 
 
 @dataclass
@@ -54,6 +56,7 @@ def fit_live(
     resume: bool = False,
     checkpoint_every_s: float | None = 300.0,
     publish_every_s: float | None = 60.0,
+    fork: bool = False,
     progress: bool | None = None,
     job: dict[str, Any] | None = None,
 ) -> Run:
@@ -65,6 +68,9 @@ def fit_live(
         output: folder for the model; with it, Ctrl-C leaves a checkpoint there.
         resume: go on from the checkpoint in ``output``.
         publish_every_s: seconds between versions of the model in ``output``; None for only at the end.
+        fork: train apart, in the folder ``fork`` of ``output``, while the model there is served and perhaps
+        trained
+            by another run; once all that the log has is learnt, take its place. The other run is asked to stop.
 
     Raises:
         ConfigError: the pipeline does not know which column is the label.
@@ -72,8 +78,11 @@ def fit_live(
     """
     if source.pipeline.label is None:
         raise ConfigError("a pipeline that is trained on needs features.label")
+    if fork and output is None:
+        raise ConfigError("fork needs an output folder, whose model it takes the place of")
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(RunFolder(output)) if output is not None else None
+        own = Path(output) / _FORK if fork and output is not None else output
+        folder = stack.enter_context(RunFolder(own)) if own is not None else None
         if resume and folder is not None:
             folder.read_checkpoint()
         session = _LiveSession(
@@ -88,6 +97,8 @@ def fit_live(
         )
         session.strategy = strategy if strategy is not None else Online()
         session.publish_every_s = publish_every_s
+        session.place_of = Path(output) if fork and output is not None else None
+        session.stack = stack
         return run_session(session, resume=resume, progress=progress)
 
 
@@ -96,6 +107,9 @@ class _LiveSession(OnlineSession):
     state: _State  # type: ignore[assignment]
     source: PipelineSource
     publish_every_s: float | None
+    place_of: Path | None
+    """The folder whose model the fork will replace; None where it has, or there is no fork."""
+    stack: contextlib.ExitStack
 
     def settings(self) -> dict[str, Any]:
         pipeline = self.source.pipeline
@@ -117,6 +131,8 @@ class _LiveSession(OnlineSession):
                 if examples is not None:
                     self._learn_piece(learner, encoder, memory, examples)
                     self._stand(examples)
+                elif self.place_of is not None and feed.standing is not None:
+                    self._swap(progress)
                 progress.standing = _shown(feed.standing)
                 self.tell(progress)
                 if self.publish_every_s and time.perf_counter() - published_s >= self.publish_every_s:
@@ -156,10 +172,29 @@ class _LiveSession(OnlineSession):
         state.sealed_to = _time(examples.sealed_to_us)
         state.work += examples.piece.events
 
+    def _swap(self, progress: Progress) -> None:
+        """The fork has caught up: its model replaces the one that is served, and the run goes on in that
+        folder."""
+        assert self.place_of is not None and self.folder is not None
+        fork, taken = self.folder, RunFolder.take_over(self.place_of)
+        self.stack.push(taken)
+        self.place_of = None
+        self.move_to(taken)
+        self._publish(progress)
+        self._checkpoint(progress)
+        fork.forget_checkpoint()
+
     def _publish(self, progress: Progress) -> None:
-        if self.folder is not None and self.state.rows:
+        if self.folder is not None and self.state.rows and self.place_of is None:
             self.model.metadata = self._metadata(None, progress.seconds)
             self.folder.publish(self.model)
+
+    def run(self, shown: Reporter | None) -> Run:
+        found = super().run(shown)
+        if self.place_of is not None:  # all was learnt before the feed had a moment of silence
+            with RunFolder.take_over(self.place_of) as folder:
+                folder.finish(self.model)
+        return found
 
     def _metadata(self, held: Any, seconds: float) -> dict[str, Any]:
         found = super()._metadata(held, seconds)
@@ -175,9 +210,9 @@ def _time(us: int | None) -> str | None:
 
 def _shown(standing: Standing | None) -> dict[str, Any]:
     if standing is None:
-        return {"watermark": "none yet"}
+        return {}
     lag = standing.lag_us(now_us())
-    shown: dict[str, Any] = {"watermark": _time(standing.watermark_us) or "none yet"}
+    shown: dict[str, Any] = {"watermark": standing.watermark_text}
     if lag is not None:
         shown["lag"] = format_duration(lag // 100_000 * 100_000)
     if standing.quarantined:

@@ -131,11 +131,11 @@ class JsonLines(_Plain):
     interval_s = 0.5
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def report(self, report: Report) -> None:
         """Write a line."""
-        with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
+        with contextlib.suppress(OSError), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(report.to_json()) + "\n")
 
 

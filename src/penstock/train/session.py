@@ -153,6 +153,7 @@ class Session(ABC):
         self.metrics = BinaryMetrics()
         self.history: list[Report] = []
         self._signals = StopSignals()
+        self._lines: JsonLines | None = None
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -207,7 +208,8 @@ class Session(ABC):
         reporters: list[Reporter] = [shown] if shown else []
         reporters.append(_History(self.history))
         if self.folder is not None:
-            reporters.append(JsonLines(self.folder.progress))
+            self._lines = JsonLines(self.folder.progress)
+            reporters.append(self._lines)
         with contextlib.ExitStack() as stack:
             for reporter in reporters:
                 stack.enter_context(reporter)
@@ -256,6 +258,12 @@ class Session(ABC):
         """Leave a checkpoint and raise ``Interrupted``, where a signal has come."""
         if self._signals.by is not None:
             self._interrupt(progress)
+
+    def move_to(self, folder: RunFolder) -> None:
+        """Go on in another folder, which is entered: checkpoints, reports and the model go there from now on."""
+        self.folder = folder
+        if self._lines is not None:
+            self._lines.path = folder.progress
 
     def _settings(self) -> dict[str, Any]:
         holdout = dataclasses.asdict(self.holdout) if self.holdout else None

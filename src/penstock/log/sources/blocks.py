@@ -41,21 +41,25 @@ class Blocks:
 
     def __iter__(self) -> Iterator[Block]:
         begin, rest = self._begin, b""
-        while (piece := self._read(BLOCK_NBYTES)) != b"":
-            if piece is None:
-                yield Block(begin=begin, end=begin, text=b"")
-                continue
-            rest += piece
+        while True:
             cut = rest.rfind(b"\n") + 1
             if cut:
                 yield Block(begin=begin, end=begin + cut, text=rest[:cut])
                 begin, rest = begin + cut, rest[cut:]
-            elif len(rest) > LINE_NBYTES_MAX:
+            if len(rest) > LINE_NBYTES_MAX:
                 block, rest = self._skip(begin, rest)
                 if block is None:
                     return
                 yield block
                 begin = block.end
+                continue
+            piece = self._read(BLOCK_NBYTES)
+            if piece is None:
+                yield Block(begin=begin, end=begin, text=b"")
+            elif piece:
+                rest += piece
+            else:
+                break
         if not rest:
             return
         if self._grows and not _is_whole(rest):

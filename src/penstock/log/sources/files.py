@@ -36,7 +36,7 @@ from penstock.log.sources.decode import BOM, LINE_NBYTES_MAX, Decoder, Lines
 from penstock.log.sources.pump import BATCH_NBYTES, BATCH_ROWS, Batch, Delivery, Taken, ahead, deliver, json_batch
 from penstock.log.types import plain_columns
 
-__all__ = ["FORMATS", "NewStream", "append_file", "find", "make_stream", "too_long"]
+__all__ = ["FORMATS", "NewStream", "append_file", "find", "make_from_values", "make_stream", "too_long"]
 
 FORMATS = ("jsonl", "parquet", "csv", "tsv", "arrow")
 _SUFFIXES = {
@@ -150,6 +150,19 @@ def make_stream(
                 f"--type {column}={type_}"
             )
     return stream
+
+
+def make_from_values(
+    log: Log, name: str, new: NewStream, values: Sequence[bytes], where: str, must: bool
+) -> EventStream | None:
+    """The stream with the columns of these messages; None where none is an event, which ``must`` refuses."""
+    decoder, lines = Decoder(pa.schema([]), types=new.types), Lines.of(values)
+    rejected = decoder.decode(lines, np.arange(len(lines))).rejected
+    if len(decoder.schema):
+        return make_stream(log, name, new, lambda types: list(decoder.schema))
+    if must and rejected:
+        raise DataError(f"{where}: has no event; the first message: {rejected[0].detail}")
+    return None
 
 
 def too_long(block: Block) -> Rejected:
