@@ -19,9 +19,9 @@ from penstock.stream.plan import Piece
 from penstock.stream.scan import Scanner
 from penstock.stream.timeline import Timeline
 
-__all__ = ["Records"]
+__all__ = ["SEALED", "Records"]
 
-_SEALED = pa.schema(
+SEALED = pa.schema(
     [
         ("pipeline", pa.string()),
         ("fingerprint", pa.string()),
@@ -39,7 +39,7 @@ class Records:
     def __init__(self, log: Log, timeline: Timeline, scanner: Scanner) -> None:
         self._log, self._timeline, self._scanner = log, timeline, scanner
         self._pipeline = timeline.pipeline
-        self._sealed = Ledger(f"{log.place}/_pipelines/{self._pipeline.name}", _SEALED, ordered_by="step")
+        self._sealed = Ledger(f"{log.place}/_pipelines/{self._pipeline.name}", SEALED, ordered_by="step")
         self._key = f"{self._pipeline.name}/{self._pipeline.fingerprint}"
         self.quarantined = 0
         """Events that were recorded as not counted, by this process."""
