@@ -14,7 +14,7 @@ from rich.table import Table
 
 from penstock.errors import ConfigError
 
-__all__ = ["examples", "feed", "prove", "readmit", "train_pipeline", "why_waiting"]
+__all__ = ["examples", "feed", "prove", "readmit", "train_pipeline", "view", "why_waiting"]
 
 _WAIT_MAX_S = 120
 _FROM = click.option("--from", "from_", metavar="TIME", help="Windows that begin at this time or later.")
@@ -284,6 +284,80 @@ def readmit(log: str, stream: str, reason: str, pipeline: str | None) -> None:
         click.echo(f"nothing to readmit: the quarantine of {stream} has no such event that does not count already")
     else:
         click.echo(f"{count:,} events of {stream} count from step {step.number} on")
+
+
+@click.group()
+def view() -> None:
+    """Counts and sums over a pipeline's examples: a batch view, and increments since, merged where they are
+    read."""
+
+
+@view.command("batch")
+@click.argument("job")
+def view_batch(job: str) -> None:
+    """Compute the views of JOB anew from the log, completely, and cut over to them."""
+    from penstock.job.pipeline import read_pipeline
+    from penstock.log import Log
+    from penstock.stream.views import Views
+
+    pipeline = read_pipeline(job).pipeline
+    log = Log(pipeline.log)
+    if not log.progress.steps():
+        log.step()
+    step = Views(pipeline).batch()
+    click.echo(f"batch views as of step {step}")
+
+
+@view.command("follow")
+@click.argument("job")
+@click.option("--once", is_flag=True, help="Add what is there, and end.")
+def view_follow(job: str, once: bool) -> None:
+    """Keep the speed views of JOB up with the log."""
+    import time
+
+    from penstock.job.pipeline import read_pipeline
+    from penstock.stream.views import Views
+
+    views = Views(read_pipeline(job).pipeline)
+    try:
+        with counting("views") as tell:
+            while True:
+                tell(f"step {views.speed():,};", 0)
+                if once:
+                    break
+                time.sleep(0.2)
+    except KeyboardInterrupt:
+        click.echo("stopped by Ctrl-C; the same command goes on", err=True)
+    click.echo(f"views go up to step {views.through()}")
+
+
+@view.command("show")
+@click.argument("job")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each row.")
+@click.option("-n", "rows", type=click.IntRange(min=1), default=50, show_default=True, help="Rows to show.")
+def view_show(job: str, name: str, as_json: bool, rows: int) -> None:
+    """Show the view NAME of JOB as it is now."""
+    import json
+
+    from penstock.job.pipeline import read_pipeline
+    from penstock.stream.views import Views
+
+    table, cut, through = Views(read_pipeline(job).pipeline).read(name)
+    if as_json:
+        for row in table.to_pylist():
+            click.echo(json.dumps(row, default=str))
+        return
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    for n, column in enumerate(table.column_names):
+        shown.add_column(column, justify="left" if n < len(table.column_names) - 1 else "right")
+    for row in table.slice(0, rows).to_pylist():
+        shown.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
+    console = Console(markup=False)
+    console.print(shown)
+    more = f"{rows:,} of {table.num_rows:,} rows; " if table.num_rows > rows else ""
+    batch_ = "no batch view" if cut < 0 else f"batch view up to step {cut}"
+    console.print(f"{more}{batch_}, increments up to step {through}", highlight=False)
 
 
 @click.command("why-waiting")

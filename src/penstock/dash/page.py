@@ -17,7 +17,7 @@ from penstock.dash.markup import Markup, element, escaped, joined
 from penstock.dash.plots import Shown, bytes_plot, curves, idle_plot, speed_plot, staleness_plots
 from penstock.dash.trials import Comparison, Trial, replace_file
 
-__all__ = ["to_html", "write_page"]
+__all__ = ["document", "to_html", "write_page"]
 
 FILES = 8
 
@@ -33,8 +33,6 @@ def write_page(comparison: Comparison, path: str | Path) -> None:
 
 def to_html(comparison: Comparison) -> str:
     """The page; equal comparisons give equal pages."""
-    style, script = (files(__package__).joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
-    policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}"
     shown = tuple(
         Shown(label=label, style=style_, trial=trial)
         for style_, (label, trial) in enumerate(zip(labels(comparison), comparison.trials, strict=True))
@@ -61,6 +59,14 @@ def to_html(comparison: Comparison) -> str:
         *_events(shown),
         element("footer", escaped(f"penstock {comparison.machine.penstock} compare")),
     ]
+    return document(title, body)
+
+
+def document(title: str, body: Sequence[Markup], *styles: str) -> str:
+    """A whole page of these elements; ``styles`` are files of style sheets beside that of all pages."""
+    texts = [files(__package__).joinpath(name).read_text("utf-8") for name in ("page.css", *styles, "page.js")]
+    style, script = "".join(texts[:-1]), texts[-1]
+    policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}"
     head = [
         Markup('<meta charset="utf-8">'),
         Markup(f'<meta http-equiv="Content-Security-Policy" content="{escaped(policy)}">'),

@@ -98,14 +98,18 @@ def key(style: int) -> Markup:
     return element("svg", line, _mark(34.0, 7.0, style), view_box="0 0 42 14", class_="key", aria_hidden="true")
 
 
-def _grid(x: Axis, y: Axis, x_label: str, y_label: str) -> list[Markup]:
+def _grid(
+    x: Axis, y: Axis, x_label: str, y_label: str, marks: Sequence[tuple[float, str]] | None = None
+) -> list[Markup]:
     parts = []
     y_ticks, x_ticks = y.ticks(5), x.ticks(6)
     for tick, text in zip(y_ticks, written(y_ticks), strict=True):
         parts.append(element("path", d=f"M{x.start} {y.at(tick):.1f}H{x.end}", class_="grid"))
         parts.append(_text(x.start - 6, y.at(tick) + 4, text, "end", "tick"))
     texts = [f"{tick:g}" if tick < 1000 else text for tick, text in zip(x_ticks, written(x_ticks), strict=True)]
-    for tick, text in zip(x_ticks, texts if x.logarithmic else written(x_ticks), strict=True):
+    if marks is None:
+        marks = list(zip(x_ticks, texts if x.logarithmic else written(x_ticks), strict=True))
+    for tick, text in marks:
         parts.append(element("path", d=f"M{x.at(tick):.1f} {y.start}v4", class_="axis"))
         parts.append(_text(x.at(tick), y.start + 18, text, "middle", "tick"))
     parts.append(element("path", d=f"M{x.start} {y.start}H{x.end}", class_="axis"))
@@ -117,10 +121,22 @@ def _grid(x: Axis, y: Axis, x_label: str, y_label: str) -> list[Markup]:
 LINES = (480, 300)
 
 
-def lines(title: str, name: str, x: Axis, y: Axis, x_label: str, y_label: str, shown: Sequence[Line]) -> Markup:
+def lines(
+    title: str,
+    name: str,
+    x: Axis,
+    y: Axis,
+    x_label: str,
+    y_label: str,
+    shown: Sequence[Line],
+    *,
+    ticks: Sequence[tuple[float, str]] | None = None,
+    upright: tuple[float, str] | None = None,
+) -> Markup:
     """Curves over one another; what is out of range is cut off at the frame.
 
-    ``name`` must be the only one of its kind on the page; the axes must run over ``lines_frame()``.
+    ``name`` must be the only one of its kind on the page; the axes must run over ``lines_frame()``. ``ticks`` are
+    those of x where round numbers will not do, and ``upright`` a place on it that is marked.
     """
     frame = element(
         "clipPath",
@@ -146,7 +162,18 @@ def lines(title: str, name: str, x: Axis, y: Axis, x_label: str, y_label: str, s
             if x.start - 1 <= a and y.end - 1 <= b <= y.start + 1
         ]
     cut = element("g", *curves, *tips, clip_path=f"url(#{name})")
-    return _svg(title, *LINES, element("defs", frame), *_grid(x, y, x_label, y_label), cut)
+    marked = [] if upright is None else _upright(x, y, *upright)
+    return _svg(title, *LINES, element("defs", frame), *_grid(x, y, x_label, y_label, ticks), *marked, cut)
+
+
+def _upright(x: Axis, y: Axis, at: float, text: str) -> list[Markup]:
+    """A line from the axis to the top, and what it is, on the side that has room."""
+    place = x.at(at)
+    left = place > (x.start + x.end) / 2
+    return [
+        element("path", d=f"M{place:.1f} {y.start}V{y.end - 6}", class_="axis", stroke_dasharray="4 3"),
+        _text(place - 5 if left else place + 5, y.end - 10, text, "end" if left else "start", "tick"),
+    ]
 
 
 def lines_frame() -> tuple[float, float, float, float]:

@@ -21,7 +21,7 @@ from penstock.train.live import fit_live
 
 __all__ = ["PipelineJob", "is_pipeline", "read_pipeline"]
 
-_SECTIONS = ("streams", "pipeline", "aggregates")
+_SECTIONS = ("streams", "pipeline", "aggregates", "views")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,7 @@ from penstock.stream.replay import Replay
 from penstock.stream.scan import Range
 from penstock.stream.spec import Pipeline
 from penstock.stream.sql import identifier
+from penstock.stream.timeline import NEVER
 
 __all__ = [
     "TARGETS",
@@ -304,9 +305,9 @@ class _Followed(Replay):
             ((name, self.timeline.mark(last, name)) for name in self.query.streams[1:]),
             key=lambda each: each[1] - self.pipeline.streams[each[0]].within_us,
         )
-        known = f"{name} is complete up to {format_time(mark // SECOND_US * SECOND_US)}"
-        if mark < -_NEVER_ENDS // 2:
-            known = f"{name} has no events yet"
+        known = f"{name} has no events yet"
+        if mark != NEVER:
+            known = f"{name} is complete up to {format_time(mark // SECOND_US * SECOND_US)}"
         return (
             f"{place}: the label of none of {young:,} examples is final, which it is after "
             f"{format_duration(final_us)}; {known}; --final-after takes labels as final sooner"

@@ -122,10 +122,12 @@ class Replay:
         )
         return self._scanner.any_of(self.pipeline.primary, where)
 
-    def run(self, start: int = 0) -> Iterator[Examples]:
-        """The pieces of all steps that are new since the last call, from the piece of this index on."""
+    def run(self, start: int = 0, *, after_step: int = -1) -> Iterator[Examples]:
+        """The pieces of all steps that are new since the last call: from one's index on, and after a step,
+        alone."""
         self.timeline.extend()
-        for batch in _batches(piece for piece in self.planner.plan() if piece.index >= start):
+        pieces = (p for p in self.planner.plan() if p.index >= start and p.step > after_step)
+        for batch in _batches(pieces):
             yield from self.compute(batch)
 
     def final(self, step: int | None = None) -> Iterator[Examples]:

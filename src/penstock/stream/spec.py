@@ -119,6 +119,44 @@ class Aggregate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class View:
+    """Counts and sums over a pipeline's examples, by some of their columns; see ``views``."""
+
+    name: str
+    by: tuple[str, ...]
+    sums: Mapping[str, str]
+    """Of each sum, the column that is summed."""
+
+    @staticmethod
+    def from_dict(value: Mapping[str, Any], where: str) -> View:
+        """Of plain values.
+
+        Raises:
+            ConfigError: an unknown or missing key, or a value of another form.
+        """
+        _check_keys(value, ("name", "by", "sums"), where)
+        if "name" not in value:
+            raise ConfigError(f"{where}: name is missing")
+        by, sums = value.get("by", []), value.get("sums", {})
+        if not isinstance(sums, Mapping):
+            raise ConfigError(
+                f'{where}.sums: got {sums!r}, allowed: names and columns, as {{ clicks = "clicked" }}'
+            )
+        view = View(
+            name=check_name(_text(value["name"], f"{where}.name"), f"{where}.name"),
+            by=tuple(_text(each, f"{where}.by") for each in (by if isinstance(by, list) else [by])),
+            sums={
+                check_name(name, f"{where}.sums"): _text(of, f"{where}.sums.{name}") for name, of in sums.items()
+            },
+        )
+        taken = ["examples", *view.by, *view.sums]
+        for name in taken:
+            if taken.count(name) > 1:
+                raise ConfigError(f"{where}: two columns would be named {name!r}")
+        return view
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pipeline:
     """Streams, windows, a query; what ``fingerprint`` covers decides which examples come out, in which order."""
 
@@ -136,6 +174,7 @@ class Pipeline:
     label: str | None = None
     output: str = "examples"
     aggregates: tuple[Aggregate, ...] = ()
+    views: tuple[View, ...] = ()
 
     def __post_init__(self) -> None:
         check_name(self.name, "pipeline.name")
@@ -189,7 +228,7 @@ class Pipeline:
     def fingerprint(self) -> str:
         """A digest of what decides which examples come out."""
         what = dataclasses.asdict(self)
-        for key in ("name", "log", "output", "label", "late", "label_wait_us"):
+        for key in ("name", "log", "output", "label", "late", "label_wait_us", "views"):
             del what[key]
         what["wait_us"] = self.wait_us
         what["streams"] = list(what["streams"].items())
@@ -197,7 +236,7 @@ class Pipeline:
 
     @staticmethod
     def from_dict(job: Mapping[str, Any], where: str) -> Pipeline:
-        """Of the sections ``streams``, ``pipeline`` and ``aggregates`` of a job file.
+        """Of the sections ``streams``, ``pipeline``, ``aggregates`` and ``views`` of a job file.
 
         Raises:
             ConfigError: with the place.
@@ -239,9 +278,7 @@ def _pipeline(job: Mapping[str, Any]) -> Pipeline:
             raise ConfigError(f"pipeline.{key}: got {late[key]!r}, allowed: a number from 0 to 1")
     if "late_positives" in late:
         late["mode"] = late.pop("late_positives")
-    aggregates = job.get("aggregates", [])
-    if not isinstance(aggregates, list) or not all(isinstance(each, Mapping) for each in aggregates):
-        raise ConfigError("aggregates: got something else, allowed: tables, each [[aggregates]]")
+    aggregates = _tables(job, "aggregates")
     features = job.get("features")
     label = features.get("label") if isinstance(features, Mapping) else None
     return Pipeline(
@@ -249,9 +286,17 @@ def _pipeline(job: Mapping[str, Any]) -> Pipeline:
         streams=streams,
         label=label,
         late=LabelPolicy(**late),
+        views=tuple(View.from_dict(each, f"views[{n}]") for n, each in enumerate(_tables(job, "views"))),
         aggregates=tuple(Aggregate.from_dict(each, f"aggregates[{n}]") for n, each in enumerate(aggregates)),
         **durations,
     )
+
+
+def _tables(job: Mapping[str, Any], section: str) -> list[Mapping[str, Any]]:
+    tables = job.get(section, [])
+    if not isinstance(tables, list) or not all(isinstance(each, Mapping) for each in tables):
+        raise ConfigError(f"{section}: got something else, allowed: tables, each [[{section}]]")
+    return tables
 
 
 def _text(value: Any, where: str) -> str:

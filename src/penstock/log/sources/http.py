@@ -314,9 +314,8 @@ class App:
         committer = await self._committer(found[1])
         held = _Held(self)
         try:
-            body = await self._body(headers, receive, held)
-            text = await asyncio.to_thread(self._text, body, headers, is_json)
-            held.grow(len(text))
+            text = await asyncio.to_thread(self._text, await self._body(headers, receive, held), headers, is_json)
+            held.grow(max(0, len(text) - held.nbytes))
             return await _committed(committer, text, producer, sequence)
         finally:
             self._waiting -= held.nbytes
