@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ def fit_live(
     checkpoint_every_s: float | None = 300.0,
     publish_every_s: float | None = 60.0,
     fork: bool = False,
+    on_learnt: Callable[[Examples], None] | None = None,
     progress: bool | None = None,
     job: dict[str, Any] | None = None,
 ) -> Run:
@@ -71,6 +72,7 @@ def fit_live(
         fork: train apart, in the folder ``fork`` of ``output``, while the model there is served and perhaps
         trained
             by another run; once all that the log has is learnt, take its place. The other run is asked to stop.
+        on_learnt: is given each piece once it is learnt.
 
     Raises:
         ConfigError: the pipeline does not know which column is the label.
@@ -98,7 +100,7 @@ def fit_live(
         session.strategy = strategy if strategy is not None else Online()
         session.publish_every_s = publish_every_s
         session.place_of = Path(output) if fork and output is not None else None
-        session.stack = stack
+        session.stack, session.on_learnt = stack, on_learnt
         return run_session(session, resume=resume, progress=progress)
 
 
@@ -110,6 +112,7 @@ class _LiveSession(OnlineSession):
     place_of: Path | None
     """The folder whose model the fork will replace; None where it has, or there is no fork."""
     stack: contextlib.ExitStack
+    on_learnt: Callable[[Examples], None] | None
 
     def settings(self) -> dict[str, Any]:
         pipeline = self.source.pipeline
@@ -131,6 +134,8 @@ class _LiveSession(OnlineSession):
                 if examples is not None:
                     self._learn_piece(learner, encoder, memory, examples)
                     self._stand(examples)
+                    if self.on_learnt is not None:
+                        self.on_learnt(examples)
                 elif self.place_of is not None and feed.standing is not None:
                     self._swap(progress)
                 progress.standing = _shown(feed.standing)
