@@ -325,7 +325,9 @@ class DeltaFolder:
             raise StorageError(f"{self.uri}: cannot add columns: {_one_line(error)}") from error
         self.refresh()
 
-    def compact(self, partitions: Sequence[tuple[str, str, str]] | None = None) -> tuple[int, int]:
+    def compact(
+        self, partitions: Sequence[tuple[str, str, str]] | None = None, *, target_nbytes: int | None = None
+    ) -> tuple[int, int]:
         """Merge small files (of these partitions) into large ones; how many went, and how many came.
 
         Rows do not change. The old files stay for readers of earlier versions, until ``vacuum``.
@@ -333,7 +335,8 @@ class DeltaFolder:
         delta = require_deltalake()
         try:
             result = self._table.optimize.compact(
-                partition_filters=list(partitions) if partitions is not None else None
+                partition_filters=list(partitions) if partitions is not None else None,
+                target_size=target_nbytes,
             )
             self._table.create_checkpoint()
         except delta.exceptions.CommitFailedError as error:

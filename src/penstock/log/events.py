@@ -10,6 +10,7 @@ committed with the events or not at all. A process that was thought dead, or a r
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import random
 import time
@@ -35,6 +36,9 @@ _FORMAT = "1"
 _SEQ = "penstock.seq"
 _PRODUCER = "penstock.producer/"
 _TRIES = 100
+_COMPACT_EVERY = 100
+"""Commits."""
+_COMPACTED_NBYTES = 16 << 20
 _EPOCH = datetime.date(1970, 1, 1)
 _HIDDEN_FIELDS = [
     pa.field("_arrival", TIMESTAMP),
@@ -278,6 +282,10 @@ class EventStream:
         except BaseException:
             self._folder.discard(written)
             raise
+        if version % _COMPACT_EVERY == 0:
+            # Many small files are slow to read; those that were merged to this size stay as they are.
+            with contextlib.suppress(Conflict, StorageError):
+                self._folder.compact(target_nbytes=_COMPACTED_NBYTES)
         return Appended(rows=rows, rejected=rejected, end=begin + rows, version=version)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from penstock.log.ledger import Ledger
 from penstock.log.times import TIMESTAMP, now_us
@@ -58,30 +59,36 @@ class Quarantine:
 
     def reject(self, rejected: Sequence[Rejected], *, source: str, producer: str, durable: bool = False) -> None:
         """Keep what a producer brought and no stream can take; what it brought before is there already."""
-        name = f"producer/{producer}"
-        known = self._ledger.number(name) if producer else -1
-        new = [each for each in rejected if each.position > known]
-        if not new:
-            return
+        name = f"producer/{producer}" if producer else "at"
         at = now_us()
-        rows = [
-            {
-                "at": at,
-                "reason": each.reason,
-                "detail": each.detail,
-                "source": source,
-                "producer": producer,
-                "position": each.position,
-                "event": as_text(each.event),
-            }
-            for each in new
-        ]
-        if producer:
-            self._ledger.append(rows, name, max(each.position for each in new), durable=durable)
-        else:
-            # One name for all, or the table would remember a name for each of them.
-            while not self._ledger.append(rows, "at", self._ledger.number("at") + 1, durable=durable):
-                pass
+        while True:
+            known, new = self._ledger.number(name), list(rejected)
+            if producer and any(each.position <= known for each in new):
+                # Somebody was here before; and what he took for events may be none by now.
+                there = self._positions(producer)
+                new = [each for each in new if each.position not in there]
+            if not new:
+                return
+            rows = [
+                {
+                    "at": at,
+                    "reason": each.reason,
+                    "detail": each.detail,
+                    "source": source,
+                    "producer": producer,
+                    "position": each.position,
+                    "event": as_text(each.event),
+                }
+                for each in new
+            ]
+            # Without a producer one name for all, or the table would remember a name for each of them.
+            last = max(each.position for each in new) if producer else 0
+            if self._ledger.append(rows, name, max(known + 1, last), durable=durable):
+                return
+
+    def _positions(self, producer: str) -> set[int]:
+        table = self._ledger.read()
+        return set(table.filter(pc.equal(table["producer"], producer))["position"].to_pylist())
 
     def record(self, rows: pa.Table, *, pipeline: str, step: int) -> bool:
         """Keep what a pipeline did not count of the events that a step brought; whether it was new."""
@@ -95,7 +102,7 @@ class Quarantine:
         """Everything in it, oldest first."""
         table = self._ledger.read().sort_by([("at", "ascending"), ("position", "ascending"), ("seq", "ascending")])
         if reason is not None:
-            table = table.filter(pa.compute.equal(table["reason"], reason))
+            table = table.filter(pc.equal(table["reason"], reason))
         return table
 
 

@@ -8,6 +8,7 @@ neighbours, but for columns that nobody has seen before: their type is that of t
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,7 +71,12 @@ class Lines:
         return len(self.starts)
 
     def __getitem__(self, number: int) -> bytes:
-        return self.block[self.texts[number] : self.ends[number]]
+        begin, end = self._spans[number]
+        return self.block[begin:end]
+
+    @functools.cached_property
+    def _spans(self) -> list[tuple[int, int]]:
+        return list(zip(self.texts.tolist(), self.ends.tolist(), strict=True))
 
     @staticmethod
     def of(values: Sequence[bytes]) -> Lines:
@@ -143,6 +149,11 @@ class _Block:
         self.rejected: list[Rejected] = []
         self.rewritten: dict[int, bytes] = {}
         self.expected = {name: _expectation(type_) for name, type_ in self.known.items()}
+        self.is_utf8 = _is_utf8(lines.block)
+        self.times = {name for name, type_ in self.known.items() if pt.is_timestamp(type_)}
+        self.times |= set() if time is None else {time}
+        self.time_values: dict[str, list[tuple[int, Any]]] = {}
+        """Of lines that were looked at."""
         self.as_numbers: set[str] = set()
         """Columns of times that come as numbers."""
 
@@ -169,7 +180,7 @@ class _Block:
         data = lines.data
         plain = (data[lines.texts[some]] == _OPEN) & (data[lines.ends[some] - 1] == _CLOSE)
         plain &= lengths[some] <= LINE_NBYTES_MAX
-        if any(word in lines.block for word in _NOT_JSON) or not _is_utf8(lines.block):
+        if any(word in lines.block for word in _NOT_JSON) or not self.is_utf8:
             plain[:] = False
         for at in np.flatnonzero(plain & (lengths[some] > _DEEP_NBYTES)):
             plain[at] = not _may_be_deep(lines[some[at]])
@@ -177,14 +188,13 @@ class _Block:
 
     def _see_times(self, numbers: NDArray[np.int64]) -> None:
         """Whether the first event has its times as numbers."""
-        columns = [name for name, type_ in self.known.items() if name == self.time or pt.is_timestamp(type_)]
-        if not columns or not len(numbers):
+        if not self.times or not len(numbers):
             return
         try:
             event = msgspec.json.decode(self.lines[numbers[0]])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return
-        self.as_numbers = {name for name in columns if type(event.get(name)) in (int, float)}
+        self.as_numbers = {name for name in self.times if type(event.get(name)) in (int, float)}
 
     def _reject(self, number: int, reason: str, detail: str) -> None:
         event = self.lines[number]
@@ -196,26 +206,33 @@ class _Block:
 
     # ---- line by line
 
-    def _inspect(self, numbers: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    def _inspect(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of the lines that are events; the others are rejected."""
         good = []
-        for number in numbers:
+        self.time_values = {name: [] for name in self.times}
+        for number in numbers.tolist():
             line = self.lines[number]
             if not line.strip(b" \t\r"):
                 continue
             try:
-                self._check(self._object(line))
+                event = self._object(line)
+                self._check(event)
             except _Bad as bad:
-                self._reject(int(number), bad.reason, bad.detail)
-            else:
-                good.append(number)
+                self._reject(number, bad.reason, bad.detail)
+                continue
+            good.append(number)
+            for name, values in self.time_values.items():
+                value = event.get(name)
+                if value is not None:
+                    values.append((number, value))
         return np.array(good, np.int64)
 
     def _object(self, line: bytes) -> dict[str, Any]:
         if len(line) > LINE_NBYTES_MAX:
             raise _Bad("too long", f"a line of {len(line):,} bytes, allowed: {LINE_NBYTES_MAX:,}")
         try:
-            line.decode()
+            if not self.is_utf8:
+                line.decode()
             event = msgspec.json.decode(line)
         except UnicodeDecodeError as error:
             raise _Bad("malformed", f"byte {error.start} is not UTF-8") from None
@@ -299,7 +316,9 @@ class _Block:
         lines = self.lines
         if len(numbers) == np.count_nonzero(lines.ends > lines.texts) and not self.rewritten:
             return lines.block
-        return b"\n".join([self.rewritten.get(int(number)) or lines[number] for number in numbers])
+        if not self.rewritten:
+            return b"\n".join([lines[number] for number in numbers.tolist()])
+        return b"\n".join([self.rewritten.get(number) or lines[number] for number in numbers.tolist()])
 
     def _read(self, numbers: NDArray[np.int64]) -> pa.Table | None:
         """The lines as a table with a row for each; None where Arrow says no, or finds what is not known."""
@@ -339,7 +358,7 @@ class _Block:
         self.rejected.clear()
         self.new, self.names = {}, {}
         numbers = self._inspect(numbers)
-        self._agree_on_times(numbers)
+        self._agree_on_times()
         table = self._read(numbers)
         if table is not None:
             return table, numbers
@@ -347,22 +366,16 @@ class _Block:
         table = self._read(numbers)
         return (table, numbers) if table is not None else self._read_by_halves(numbers)
 
-    def _agree_on_times(self, numbers: NDArray[np.int64]) -> None:
+    def _agree_on_times(self) -> None:
         """Where a column of times has numbers and something else, write all of it as text."""
-        columns = {name for name, type_ in self.known.items() if pt.is_timestamp(type_)}
-        columns |= set() if self.time is None else {self.time}
-        if not columns:
-            return
-        events = [msgspec.json.decode(self.lines[number]) for number in numbers]
         self.as_numbers = set()
-        for name in columns:
-            values = [event.get(name) for event in events]
-            kinds = {type(value) for value in values if value is not None}
+        for name, values in self.time_values.items():
+            kinds = {type(value) for _, value in values}
             if kinds and kinds <= {int, float}:
                 self.as_numbers.add(name)
             elif kinds != {str}:
-                for number, value in zip(numbers.tolist(), values, strict=True):
-                    if value is not None and not isinstance(value, str):
+                for number, value in values:
+                    if not isinstance(value, str):
                         self._rewrite(number, name, _time_as_text(value))
 
     def _rewrite(self, number: int, name: str, text: str) -> None:

@@ -137,12 +137,12 @@ class _Reader:
             looked_s = since_s = time.monotonic()
             while not stopping():
                 self._take(self._consumer.consume(_MESSAGES, _POLL_S))
-                done = self._once and all(each.is_done for each in self._partitions.values())
+                done = self._is_done()
                 full = self._is_full()
                 if done or full or time.monotonic() - since_s >= _COMMIT_S:
                     self._commit(must=done or full)
                     since_s = time.monotonic()
-                if done:
+                if done and self._is_done():
                     return
                 self._bear()
                 if time.monotonic() - looked_s >= _LOOK_S:
@@ -238,6 +238,9 @@ class _Reader:
                 self._note(error.str())
 
     # ---- the log
+
+    def _is_done(self) -> bool:
+        return self._once and all(each.is_done for each in self._partitions.values())
 
     def _is_full(self) -> bool:
         partitions = self._partitions.values()
