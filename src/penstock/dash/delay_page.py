@@ -112,7 +112,7 @@ def delay_page(delays: Delays) -> str:
         element("p", escaped(advice(delays), 2000), class_="advice"),
         *(element("p", escaped(f"Note: {note}.", 1000), class_="note") for note in delays.notes),
         element("h2", escaped("What to put")),
-        _settings(delays),
+        *_settings(delays),
         element("h2", escaped("Plots")),
         element("div", *plots, class_="plots"),
         element("h2", escaped("Figures")),
@@ -146,7 +146,7 @@ def _facts(delays: Delays) -> Markup:
     return element("dl", *rows, class_="facts")
 
 
-def _settings(delays: Delays) -> Markup:
+def _settings(delays: Delays) -> list[Markup]:
     shown = [("As it is", delays.current)]
     shown += [
         (f"{100 * choice.share:.0f} % on time", choice.wait)
@@ -165,7 +165,11 @@ def _settings(delays: Delays) -> Markup:
                 element("p", escaped(age), class_="note"),
             )
         )
-    return element("div", *blocks, class_="settings")
+    found = [element("div", *blocks, class_="settings")]
+    if not delays.pipeline.late.needs_predictions:
+        other = 'late_positives = "importance" takes the same on_time: late positives are then not learnt at all.'
+        found.append(element("p", escaped(other), class_="note"))
+    return found
 
 
 def _curve(delays: Delays) -> Markup:

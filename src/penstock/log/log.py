@@ -82,6 +82,14 @@ class Log:
             found.refresh()
         return found
 
+    def known(self, name: str) -> EventStream:
+        """A stream at the version at which this log has it open: for whoever reads events of known places.
+
+        Raises:
+            DataError: there is none.
+        """
+        return self._streams.get(name) or self.stream(name)
+
     def create(
         self, name: str, fields: Sequence[pa.Field], *, time: str | None = None, id: str | None = None
     ) -> EventStream:

@@ -115,7 +115,7 @@ class Delays:
 
     def choice(self, share: float) -> Wait | None:
         """What reaches this share."""
-        return next(choice.wait for choice in self.choices if choice.share == share)
+        return next((choice.wait for choice in self.choices if choice.share == share), None)
 
     def toml(self, wait: Wait) -> tuple[str, ...]:
         """The lines of [pipeline] for a wait; of late positives only where some are late and some are not."""
@@ -123,7 +123,7 @@ class Delays:
         on_time = f"{wait.on_time:.3f}"
         if on_time not in ("0.000", "1.000"):
             mode = self.pipeline.late.mode
-            given = mode if mode in ("duplicate", "importance") else 'duplicate"  # or "importance'
+            given = mode if mode in ("duplicate", "importance") else "duplicate"
             lines += [f'late_positives = "{given}"', f"on_time = {on_time.rstrip('0')}"]
         return tuple(lines)
 

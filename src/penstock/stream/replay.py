@@ -398,12 +398,7 @@ class Replay:
     def _define(self, relation: str, name: str, where: Range) -> None:
         """A view of the events that count in a range, as of the last step that is looked at."""
         where = dataclasses.replace(where, end=min(where.end, self.timeline.points[self._last].ends[name]))
-        again = [
-            (seq, step.number)
-            for step in self.timeline.steps
-            for seq in step.readmitted.get(name, ())
-            if seq < where.end
-        ]
+        again = [(seq, step) for seq, step in self.timeline.readmitted(name) if seq < where.end]
         readmitted = pa.table(
             {
                 "_seq": pa.array([seq for seq, _ in again], pa.int64()),
@@ -441,7 +436,7 @@ class Replay:
             ConfigError: it does not fit them.
         """
         for name in self.pipeline.streams:
-            fields = [*self.log.stream(name).schema, *_HIDDEN]
+            fields = [*self.log.known(name).schema, *_HIDDEN]
             if name == self.pipeline.primary:
                 fields += [
                     pa.field(spec.name, pa.int64() if spec.what == "count" else pa.float64())

@@ -7,15 +7,18 @@ is a function of the event, of the steps before it and of events before it, so i
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 from penstock.log import EventStream, Log
 from penstock.log.delta import DataFile
+from penstock.stream.doubles import Doubles
 from penstock.stream.spec import Pipeline, StreamSpec
 from penstock.stream.sql import Database, identifier, literal
 
@@ -45,14 +48,16 @@ class Scanner:
     def __init__(self, log: Log, pipeline: Pipeline, database: Database) -> None:
         self.log, self.pipeline, self.database = log, pipeline, database
         self._local = "://" not in log.place
+        self._doubles: dict[str, Doubles] = {}
+        self._steps: dict[str, pa.Table] = {}
 
     def columns(self, name: str) -> list[str]:
         """The events' own columns."""
-        return list(self.log.stream(name).schema.names)
+        return list(self._stream(name).schema.names)
 
     def newest(self, name: str, first: int, end: int, steps: pa.Table) -> list[tuple[int, str, int | None, int]]:
         """(step, source, newest event time without wrong clocks, last arrival) of places [first, end)."""
-        stream, spec = self.log.stream(name), self.pipeline.streams[name]
+        stream, spec = self._stream(name, end), self.pipeline.streams[name]
         scan = self._scan(stream, Range(first=first, end=end), [], "steps_newest", steps)
         return self.database.rows(
             f"select _step, _source, max(case when _t <= _a + {spec.skew_us} then _t end), max(_a) from ({scan}) "
@@ -63,7 +68,7 @@ class Scanner:
         self, name: str, where: Range, steps: pa.Table, slide_us: int
     ) -> tuple[list[int], list[int], list[int]]:
         """Events by slices of event time and by step: where each slice begins, the step, how many."""
-        scan = self._scan(self.log.stream(name), where, [], "steps_counts", steps)
+        scan = self._scan(self._stream(name, where.end), where, [], "steps_counts", steps)
         rows = self.database.rows(
             f"select {bucket('_t', slide_us)}, _step, count(*) from ({scan}) group by all order by all"
         )
@@ -73,7 +78,7 @@ class Scanner:
     def any_of(self, name: str, where: Range) -> bool:
         """Whether there are events in a range."""
         step = pa.table({"first_seq": [0], "step": [0]})
-        scan = self._scan(self.log.stream(name), where, [], "steps_any", step)
+        scan = self._scan(self._stream(name, where.end), where, [], "steps_any", step)
         return bool(self.database.rows(f"select 1 from ({scan}) limit 1"))
 
     def define(self, relation: str, name: str, where: Range, steps: pa.Table, readmitted: pa.Table) -> None:
@@ -82,7 +87,7 @@ class Scanner:
         ``steps`` are those that brought events, ``readmitted`` (``_seq``, ``_step``) what was quarantined and
         counts from a later step on.
         """
-        stream = self.log.stream(name)
+        stream = self._stream(name, where.end)
         columns = ", ".join(identifier(column) for column in stream.schema.names)
         judged = self.judged(relation, name, where, steps)
         view = f"select {columns}, _t, _seq, _arrived, _step from ({judged}) where _reason is null"
@@ -97,7 +102,7 @@ class Scanner:
 
     def uncounted(self, name: str, first: int, end: int, steps: pa.Table) -> pa.Table:
         """The events of places [first, end) that do not count, all columns and ``_reason``, by place."""
-        stream, spec = self.log.stream(name), self.pipeline.streams[name]
+        stream, spec = self._stream(name, end), self.pipeline.streams[name]
         scan = self._scan(stream, Range(first=first, end=end), [], "steps_uncounted", steps)
         low, high = self.database.rows(f"select min(_t), max(_t) from ({scan}) where _t <= _a + {spec.skew_us}")[0]
         # Only these can be duplicates, so ids are looked up near them alone.
@@ -118,46 +123,52 @@ class Scanner:
 
     def judged(self, relation: str, name: str, where: Range, steps: pa.Table) -> str:
         """SQL of a stream's events, each with ``_reason``: null where it counts."""
-        stream, spec = self.log.stream(name), self.pipeline.streams[name]
-        wide = Range(from_us=where.from_us - spec.dedup_us, to_us=where.to_us + spec.dedup_us, end=where.end)
-        columns = stream.schema.names
-        scan = self._scan(stream, where, columns, f"{relation}_steps", steps)
-        doubles = self._doubles(relation, stream, spec, wide, steps)
+        stream, spec = self._stream(name, where.end), self.pipeline.streams[name]
+        doubles = self._judge_doubles(name, where, steps)
+        scan = self._scan(stream, where, stream.schema.names, f"{relation}_steps", steps)
         judged = self._reason(name, spec)
-        return (
-            f"select s.*, coalesce({judged}, case when d._seq is not null then 'duplicate' end) as _reason "
-            f"from (select *, _a as _arrived from ({scan})) s left join {doubles} d on d._seq = s._seq"
-            if doubles
-            else f"select *, {judged} as _reason from (select *, _a as _arrived from ({scan}))"
-        )
+        if doubles is not None:
+            judged = f"coalesce({judged}, case when _seq in (select _seq from {doubles}) then 'duplicate' end)"
+        return f"select *, {judged} as _reason from (select *, _a as _arrived from ({scan}))"
 
     def _reason(self, name: str, spec: StreamSpec) -> str:
         allowed = self.pipeline.wait_us if name == self.pipeline.primary else spec.within_us
         return f"case when _t > _a + {spec.skew_us} then 'skewed' when _t + {allowed} < _mark then 'late' end"
 
-    def _doubles(
-        self, relation: str, stream: EventStream, spec: StreamSpec, where: Range, steps: pa.Table
-    ) -> str | None:
-        """A table of the places of events whose id was there before; None where there are none.
-
-        Ids that come once, nearly all, are told first, so that little is left to be compared by time.
-        """
+    def _judge_doubles(self, name: str, where: Range, steps: pa.Table) -> str | None:
+        """The table of duplicates' places, complete for a range; None where there is no id, or no duplicate."""
+        stream, spec = self._stream(name, where.end), self.pipeline.streams[name]
         id_ = spec.id or stream.settings.id
         if id_ is None:
             return None
-        key = identifier(id_)
-        scan = self._scan(stream, where, [id_], f"{relation}_steps", steps)
-        reason = self._reason(stream.name, spec)
-        taken = f"select {key} as id, _t, _seq from ({scan}) where {key} is not null and {reason} is null"
-        table = f"{relation}_doubles"
-        self.database.run(
-            f"create or replace temp table {table} as with taken as materialized ({taken}), "
-            "twice as materialized (select * from taken where id in "
-            "(select id from taken group by id having count(*) > 1)) "
-            "select distinct b._seq from twice a join twice b on a.id = b.id and a._seq < b._seq "
-            f"and abs(a._t - b._t) <= {spec.dedup_us}"
-        )
-        return table if self.database.rows(f"select count(*) from {table}")[0][0] else None
+        self._steps[name] = steps
+        doubles = self._doubles.get(name)
+        if doubles is None:
+            key = identifier(id_)
+            reason = self._reason(name, spec)
+
+            def candidates(from_us: int, to_us: int, first: int, end: int) -> str:
+                near = Range(from_us=from_us, to_us=to_us, first=first, end=end)
+                scan = self._scan(self._stream(name, end), near, [id_], f"steps_doubles_{name}", self._steps[name])
+                return f"select {key} as id, _t, _seq from ({scan}) where {key} is not null and {reason} is null"
+
+            doubles = Doubles(self.database, f"doubles_{name}", spec.dedup_us, candidates)
+            self._doubles[name] = doubles
+        from_us, to_us = where.from_us, where.to_us
+        if from_us <= -_FAR // 2 or to_us >= _FAR // 2:
+            scan = self._scan(stream, where, [], f"steps_range_{name}", steps)
+            found = self.database.rows(f"select min(_t), max(_t) from ({scan}) where _t <= _a + {spec.skew_us}")
+            low, high = found[0]
+            from_us, to_us = (low, high + 1) if low is not None else (0, 0)
+        doubles.judge(from_us, to_us, where.end)
+        return doubles.table if self.database.rows(f"select 1 from {doubles.table} limit 1") else None
+
+    def _stream(self, name: str, end: int = 0) -> EventStream:
+        """A stream, at a version that has all events of places below ``end``."""
+        stream = self.log.known(name)
+        if end < _FAR and stream.end < end:
+            stream.refresh()
+        return stream
 
     def _scan(
         self, stream: EventStream, where: Range, columns: Sequence[str], steps_name: str, steps: pa.Table
@@ -179,6 +190,11 @@ class Scanner:
         hidden = f"epoch_us({time}) as _t, epoch_us(_arrival) as _a, _seq, _source"
         base = f"select {own + ', ' if own else ''}{hidden} from ({rows}) where {' and '.join(conditions)}"
         has_mark = "mark" in steps.column_names
+        if steps.num_rows > 1:
+            # Of many steps, those that brought places [first, end).
+            begins = np.asarray(steps["first_seq"])
+            low = max(0, int(np.searchsorted(begins, where.first, side="right")) - 1)
+            steps = steps.slice(low, int(np.searchsorted(begins, where.end, side="left")) - low)
         if steps.num_rows == 1:
             mark = f", {steps['mark'][0].as_py()}::bigint as _mark" if has_mark else ""
             return f"select *, {steps['step'][0].as_py()}::bigint as _step{mark} from ({base})"
@@ -201,7 +217,9 @@ class Scanner:
             places = ", ".join(literal(stream.folder.place(file)) for file in files)
             scanned = f"read_parquet([{places}], union_by_name = true, hive_partitioning = false)"
         else:
-            scanned = f"files_{stream.name}_{len(files)}"
+            # A view is read later, so each set of files has a name of its own.
+            paths = "\n".join(file.path for file in files).encode()
+            scanned = f"files_{stream.name}_{hashlib.sha256(paths).hexdigest()[:16]}"
             data: Any = ds.dataset(
                 [file.path for file in files],
                 schema=schema,

@@ -44,6 +44,9 @@ class Timeline:
         self.steps: list[Step] = []
         self._clocks = {name: StreamClock(name, spec) for name, spec in pipeline.streams.items()}
         self._marks: NDArray[np.int64] = np.zeros(0, np.int64)
+        empty = pa.schema([(name, pa.int64()) for name in ("first_seq", "step", "mark")]).empty_table()
+        self._steps_of = dict.fromkeys(pipeline.streams, empty)
+        self._readmitted: dict[str, list[tuple[int, int]]] = {name: [] for name in pipeline.streams}
 
     def extend(self) -> bool:
         """Take in the steps that there are; whether some are new."""
@@ -71,6 +74,7 @@ class Timeline:
         )
 
     def _take(self, new: Sequence[Step]) -> None:
+        first = len(self.points)
         seen = {name: self._seen(name, new) for name in self.pipeline.streams}
         for step in new:
             marks = {}
@@ -80,8 +84,11 @@ class Timeline:
             ends = {name: step.ends.get(name, 0) for name in self.pipeline.streams}
             self.points.append(Point(step=step.number, tick_us=step.tick_us, ends=ends, marks=marks))
         self.steps += new
+        for name in self.pipeline.streams:
+            self._tabulate(name, first)
         primary = self.pipeline.primary
-        self._marks = np.array([point.marks[primary] for point in self.points], np.int64)
+        new_marks = np.array([point.marks[primary] for point in self.points[first:]], np.int64)
+        self._marks = np.concatenate([self._marks, new_marks])
 
     def _seen(self, name: str, new: Sequence[Step]) -> dict[int, list[Seen]]:
         """What each new step brought of a stream, by step."""
@@ -145,21 +152,25 @@ class Timeline:
 
     def steps_of(self, name: str) -> pa.Table:
         """The steps that brought events of a stream: where each begins, and the watermark before it."""
-        first, numbers, marks = [], [], []
-        before = 0
-        for index, point in enumerate(self.points):
+        return self._steps_of[name]
+
+    def readmitted(self, name: str) -> list[tuple[int, int]]:
+        """(place, step) of a stream's events that were readmitted."""
+        return self._readmitted[name]
+
+    def _tabulate(self, name: str, first: int) -> None:
+        """Add what the steps from number ``first`` on say of a stream."""
+        rows: dict[str, list[int]] = {"first_seq": [], "step": [], "mark": []}
+        before = self.points[first - 1].ends[name] if first else 0
+        for point, step in zip(self.points[first:], self.steps[first:], strict=True):
+            self._readmitted[name] += [(seq, step.number) for seq in step.readmitted.get(name, ())]
             if point.ends[name] > before:
-                first.append(before)
-                numbers.append(point.step)
-                marks.append(self.mark(index - 1, name))
+                rows["first_seq"].append(before)
+                rows["step"].append(point.step)
+                rows["mark"].append(self.mark(point.step - 1, name))
                 before = point.ends[name]
-        return pa.table(
-            {
-                "first_seq": pa.array(first, pa.int64()),
-                "step": pa.array(numbers, pa.int64()),
-                "mark": pa.array(marks, pa.int64()),
-            }
-        )
+        new = pa.table({column: pa.array(values, pa.int64()) for column, values in rows.items()})
+        self._steps_of[name] = pa.concat_tables([self._steps_of[name], new]).combine_chunks()
 
     def held(self) -> list[Held]:
         """Why each stream's watermark stands where it stands."""

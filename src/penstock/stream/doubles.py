@@ -1,0 +1,94 @@
+"""Events whose id was there before. Each event is judged once, whoever asks how often.
+
+Whether an event is a duplicate depends on events before it alone, so what was found stays true when the log grows:
+only new events, and times that were not asked for before, are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from penstock.log.times import HOUR_US
+from penstock.stream.sql import Database
+
+__all__ = ["Doubles"]
+
+_CHUNK_US = 6 * HOUR_US
+"""So much event time is looked at in one go, so that memory does not grow with the log."""
+
+
+class Doubles:
+    """The places of one stream's duplicates, in a table."""
+
+    def __init__(
+        self, database: Database, table: str, dedup_us: int, candidates: Callable[[int, int, int, int], str]
+    ) -> None:
+        """``candidates(from, to, first, end)`` is SQL of ``id``, ``_t`` and ``_seq`` of events that count, of these
+        event times and places."""
+        self._database, self.table, self._dedup_us, self._candidates = database, table, dedup_us, candidates
+        self._begun = False
+        self._end_then = self._end = 0
+        """All events of places [end_then, end) have been judged; of those before, the times that are covered."""
+        self._covered: list[tuple[int, int]] = []
+
+    def judge(self, from_us: int, to_us: int, end: int) -> None:
+        """Judge all events of places below ``end`` whose times are in [from, to)."""
+        if not self._begun:
+            self._begun = True
+            self._end_then = self._end = end
+            self._database.run(f"create or replace temp table {self.table} (_seq bigint)")
+        if end > self._end:
+            self._judge_new(end)
+        for begin, until in self._missing(from_us, to_us):
+            for part in range(begin, until, _CHUNK_US):
+                self._find(part, min(part + _CHUNK_US, until), 0, self._end_then)
+        self._cover(from_us, to_us)
+
+    def _judge_new(self, end: int) -> None:
+        new = self._candidates(-(1 << 62), 1 << 62, self._end, end)
+        low, high = self._database.rows(f"select min(_t), max(_t) from ({new})")[0]
+        if low is not None:
+            for part in range(low, high + 1, _CHUNK_US):
+                self._find(part, min(part + _CHUNK_US, high + 1), self._end, end)
+        self._end = end
+
+    def _find(self, from_us: int, to_us: int, first: int, end: int) -> None:
+        """Ids that come once, nearly all, are told first and by a hash, so that little is left to be compared."""
+        near = self._candidates(from_us - self._dedup_us, to_us + self._dedup_us, 0, end)
+        self._database.run(
+            "create or replace temp table _twice as "
+            f"select hash(id) as h from ({near}) group by h having count(*) > 1"
+        )
+        if not self._database.rows("select 1 from _twice limit 1"):
+            return
+        self._database.run(
+            f"insert into {self.table} with twice as materialized "
+            f"(select * from ({near}) where hash(id) in (select h from _twice)) "
+            "select distinct b._seq from twice a join twice b on a.id = b.id and a._seq < b._seq "
+            f"and abs(a._t - b._t) <= {self._dedup_us} "
+            f"where b._t >= {from_us} and b._t < {to_us} and b._seq >= {first}"
+        )
+
+    def _missing(self, from_us: int, to_us: int) -> list[tuple[int, int]]:
+        """The parts of [from, to) that are not covered."""
+        found, at = [], from_us
+        for begin, until in self._covered:
+            if until <= at:
+                continue
+            if begin >= to_us:
+                break
+            if begin > at:
+                found.append((at, begin))
+            at = max(at, until)
+        if at < to_us:
+            found.append((at, to_us))
+        return found
+
+    def _cover(self, from_us: int, to_us: int) -> None:
+        merged: list[tuple[int, int]] = []
+        for begin, until in sorted([*self._covered, (from_us, to_us)]):
+            if merged and begin <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], until))
+            else:
+                merged.append((begin, until))
+        self._covered = merged
