@@ -23,8 +23,11 @@ class Doubles:
     def __init__(
         self, database: Database, table: str, dedup_us: int, candidates: Callable[[int, int, int, int], str]
     ) -> None:
-        """``candidates(from, to, first, end)`` is SQL of ``id``, ``_t`` and ``_seq`` of events that count, of these
-        event times and places."""
+        """Begin with none judged.
+
+        ``candidates(from, to, first, end)`` is SQL of ``id``, ``_t`` and ``_seq`` of the events of these event
+        times and places that count.
+        """
         self._database, self.table, self._dedup_us, self._candidates = database, table, dedup_us, candidates
         self._begun = False
         self._end_then = self._end = 0

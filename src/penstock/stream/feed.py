@@ -14,7 +14,6 @@ from types import TracebackType
 
 from penstock.log import Log
 from penstock.log.times import SECOND_US, format_time, now_us
-from penstock.stream.plan import Piece
 from penstock.stream.replay import Examples, Replay
 from penstock.stream.spec import Pipeline
 from penstock.stream.timeline import NEVER
@@ -136,22 +135,20 @@ class Feed:
         replay.timeline.extend()
         while not self._stop.is_set():
             new = take_step(replay)
-            pieces: list[Piece] = []
             for examples in replay.run(self._start):
-                pieces.append(examples.piece)
                 self._queue.put(examples)
                 if self._stop.is_set():
                     return
             if replay.timeline.points:
-                self._record(replay, pieces)
+                self._record(replay)
             if self._ended(replay):
                 return
             if not new:
                 self._stop.wait(self._poll_s)
 
-    def _record(self, replay: Replay, pieces: list[Piece]) -> None:
+    def _record(self, replay: Replay) -> None:
         last = len(replay.timeline.points) - 1
-        replay.records.sealed(pieces, last)
+        replay.records.sealed(last)
         replay.records.uncounted(last)
         point = replay.timeline.points[last]
         mark, sealed = replay.timeline.mark(last, replay.pipeline.primary), replay.timeline.sealed_to(last)

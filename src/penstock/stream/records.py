@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from penstock.log import Log, Quarantine
 from penstock.log.ledger import Ledger
@@ -36,33 +37,44 @@ SEALED = pa.schema(
 class Records:
     """Records one pipeline's doings."""
 
-    def __init__(self, log: Log, timeline: Timeline, scanner: Scanner) -> None:
-        self._log, self._timeline, self._scanner = log, timeline, scanner
+    def __init__(self, log: Log, timeline: Timeline, scanner: Scanner, range_: str) -> None:
+        """``range_`` tells the windows that are looked at from others, in the record's name."""
+        self._log, self._timeline, self._scanner, self._range = log, timeline, scanner, range_
+        self._noted: list[tuple[int, int]] = []
+        self._known: set[int] | None = None
         self._pipeline = timeline.pipeline
         self._sealed = Ledger(f"{log.place}/_pipelines/{self._pipeline.name}", SEALED, ordered_by="step")
         self._key = f"{self._pipeline.name}/{self._pipeline.fingerprint}"
         self.quarantined = 0
         """Events that were recorded as not counted, by this process."""
 
-    def sealed(self, pieces: list[Piece], through: int) -> None:
-        """The windows of all pieces up to this step, those that are not recorded yet."""
+    def seal(self, piece: Piece) -> None:
+        """Note the windows of a piece that was planned."""
+        self._noted += [(piece.step, window) for window in piece.windows]
+
+    def sealed(self, through: int) -> None:
+        """Record the windows that were noted and are not recorded yet, of steps up to this one."""
         pipeline = self._pipeline
-        known = self._sealed.number(self._key)
+        if self._known is None:
+            table = self._sealed.read()
+            own = pc.equal(table["fingerprint"], pipeline.fingerprint)
+            self._known = set(table.filter(own)["window_begin"].cast(pa.int64()).to_pylist())
+        new = [(step, window) for step, window in self._noted if window not in self._known]
+        self._noted = []
+        self._known |= {window for _, window in new}
         rows = [
             {
                 "pipeline": pipeline.name,
                 "fingerprint": pipeline.fingerprint,
-                "step": piece.step,
+                "step": step,
                 "window_begin": window,
                 "window_end": window + pipeline.window_us,
-                "watermark": self._timeline.mark(piece.step, pipeline.primary),
+                "watermark": self._timeline.mark(step, pipeline.primary),
             }
-            for piece in pieces
-            if known < piece.step <= through
-            for window in piece.windows
+            for step, window in new
         ]
         if rows:
-            self._sealed.append(rows, self._key, through)
+            self._sealed.append(rows, f"{self._key}/{self._range}", through)
 
     def uncounted(self, through: int) -> None:
         """The events of all steps up to this one that do not count, those that are not recorded yet."""

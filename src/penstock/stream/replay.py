@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from penstock.errors import ConfigError
 from penstock.log import Log
 from penstock.log.times import SECOND_US, TIMESTAMP
+from penstock.log.types import plain_type
 from penstock.stream.aggregates import Aggregates
 from penstock.stream.changes import changed, one_each
 from penstock.stream.plan import Piece, Planner
@@ -87,7 +88,7 @@ class Replay:
         self._scanner = Scanner(log, pipeline, self.database)
         self.timeline = Timeline(log, pipeline, self._scanner)
         self.planner = Planner(self.timeline, self._scanner, from_us=from_us, to_us=to_us)
-        self.records = Records(log, self.timeline, self._scanner)
+        self.records = Records(log, self.timeline, self._scanner, f"{from_us}-{to_us}")
         streams = {name: self.timeline.stream(name) for name in pipeline.streams}
         self._last = 0
         self._aggregates = Aggregates(pipeline, self.database, self._define)
@@ -126,9 +127,14 @@ class Replay:
         """The pieces of all steps that are new since the last call: from one's index on, and after a step,
         alone."""
         self.timeline.extend()
-        pieces = (p for p in self.planner.plan() if p.index >= start and p.step > after_step)
-        for batch in _batches(pieces):
+        for batch in _batches(self._planned(start, after_step)):
             yield from self.compute(batch)
+
+    def _planned(self, start: int, after_step: int) -> Iterator[Piece]:
+        for piece in self.planner.plan():
+            self.records.seal(piece)
+            if piece.index >= start and piece.step > after_step:
+                yield piece
 
     def final(self, step: int | None = None) -> Iterator[Examples]:
         """Every example of the windows sealed by a step once, as it stands after it: a batch job.
@@ -185,13 +191,19 @@ class Replay:
             f"join (select distinct bucket, step from _seal) s on {bucket('p._t', slide)} = s.bucket "
             "where p._step <= s.step"
         )
-        results = self.database.table(
+        results = self._results(
             f"select q.*, s.window as _window from ({self._versioned}) q join _seal s "
             f"on {bucket('q._t', slide)} = s.bucket and q._as_of = s.step "
             "order by q._as_of, s.window, q._t, q._seq"
         )
         results, ambiguous = one_each(results, ["_as_of", "_window", "_seq"])
         return self._examples(results, ["first"] * results.num_rows), ambiguous
+
+    def _results(self, sql: str) -> pa.Table:
+        """Rows of the versioned query, the user's columns in the types of ``schema``."""
+        found = self.database.table(sql)
+        extra = {*EXTRA.names, "_t", "_as_of"}
+        return found.cast(pa.schema([f if f.name in extra else self.schema.field(f.name) for f in found.schema]))
 
     def _corrected(self, pieces: Sequence[Piece]) -> tuple[pa.Table, int]:
         if not pieces:
@@ -211,7 +223,7 @@ class Replay:
             "(select _seq, _step as _as_of from _pairs union select _seq, _step - 1 from _pairs where not late) v "
             "using (_seq)"
         )
-        results = self.database.table(f"select * from ({self._versioned}) order by _seq, _as_of")
+        results = self._results(f"select * from ({self._versioned}) order by _seq, _as_of")
         results, ambiguous = one_each(results, ["_seq", "_as_of"])
         place = {
             key: row
@@ -296,7 +308,7 @@ class Replay:
         """Rows of the primary stream that new events of another one may concern, and the steps of these."""
         timeline, spec = self.timeline, self.pipeline.streams[name]
         first, last = steps[0], steps[-1]
-        again = any(name in timeline.steps[step].readmitted for step in range(first, last + 1))
+        again = any(first <= step <= last for step in timeline.readmitted(name).values())
         start = timeline.points[first - 1].ends[name] if first and not again else 0
         self._last = last
         self._define("_new_all", name, Range(first=start))
@@ -329,7 +341,7 @@ class Replay:
     def _readmitted(self, steps: Sequence[int]) -> pa.Table:
         """Rows of the primary stream that were quarantined, and count from these steps on."""
         name = self.pipeline.primary
-        rows = [(seq, step) for step in steps for seq in self.timeline.steps[step].readmitted.get(name, ())]
+        rows = [(seq, step) for seq, step in self.timeline.readmitted(name).items() if step in steps]
         if not rows:
             return _PAIRS.empty_table()
         self._define_primary(-(1 << 62), 1 << 62, steps[-1])
@@ -398,7 +410,7 @@ class Replay:
     def _define(self, relation: str, name: str, where: Range) -> None:
         """A view of the events that count in a range, as of the last step that is looked at."""
         where = dataclasses.replace(where, end=min(where.end, self.timeline.points[self._last].ends[name]))
-        again = [(seq, step) for seq, step in self.timeline.readmitted(name) if seq < where.end]
+        again = [(seq, step) for seq, step in self.timeline.readmitted(name).items() if seq < where.end]
         readmitted = pa.table(
             {
                 "_seq": pa.array([seq for seq, _ in again], pa.int64()),
@@ -449,7 +461,7 @@ class Replay:
         bound = self.database.table(f"select * from ({self._versioned}) limit 0").schema
         for name in self.pipeline.streams:
             self.database.run(f"drop table {identifier(name)}")
-        own = [pa.field(f.name, _plain(f.type)) for f in bound if f.name not in ("_seq", "_t", "_as_of")]
+        own = [pa.field(f.name, _kept(f)) for f in bound if f.name not in ("_seq", "_t", "_as_of")]
         if not own:
             raise ConfigError("pipeline.query gives no column")
         return pa.schema([*own, *EXTRA])
@@ -478,10 +490,15 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
-def _plain(type_: pa.DataType) -> pa.DataType:
-    if pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
-        return pa.string()
-    return type_
+def _kept(field: pa.Field) -> pa.DataType:
+    kept = plain_type(field.type)
+    if kept is None:
+        what = "null in every row" if pa.types.is_null(field.type) else f"of type {field.type}"
+        raise ConfigError(
+            f"pipeline.query: column {field.name!r} is {what}, which examples cannot keep; cast it "
+            "(of a difference of times, take epoch(...))"
+        )
+    return kept
 
 
 def _of(piece: Piece, table: pa.Table) -> pa.ChunkedArray:

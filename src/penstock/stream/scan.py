@@ -43,7 +43,8 @@ def bucket(time: str, slide_us: int) -> str:
 
 
 class Scanner:
-    """Names relations for a pipeline's streams in one database."""
+    """Names relations for a pipeline's streams in one database; but for the streams' own, names begin with
+    ``_``."""
 
     def __init__(self, log: Log, pipeline: Pipeline, database: Database) -> None:
         self.log, self.pipeline, self.database = log, pipeline, database
@@ -58,7 +59,7 @@ class Scanner:
     def newest(self, name: str, first: int, end: int, steps: pa.Table) -> list[tuple[int, str, int | None, int]]:
         """(step, source, newest event time without wrong clocks, last arrival) of places [first, end)."""
         stream, spec = self._stream(name, end), self.pipeline.streams[name]
-        scan = self._scan(stream, Range(first=first, end=end), [], "steps_newest", steps)
+        scan = self._scan(stream, Range(first=first, end=end), [], f"_steps_newest_{name}", steps)
         return self.database.rows(
             f"select _step, _source, max(case when _t <= _a + {spec.skew_us} then _t end), max(_a) from ({scan}) "
             "group by all order by all"
@@ -68,7 +69,7 @@ class Scanner:
         self, name: str, where: Range, steps: pa.Table, slide_us: int
     ) -> tuple[list[int], list[int], list[int]]:
         """Events by slices of event time and by step: where each slice begins, the step, how many."""
-        scan = self._scan(self._stream(name, where.end), where, [], "steps_counts", steps)
+        scan = self._scan(self._stream(name, where.end), where, [], f"_steps_counts_{name}", steps)
         rows = self.database.rows(
             f"select {bucket('_t', slide_us)}, _step, count(*) from ({scan}) group by all order by all"
         )
@@ -78,7 +79,7 @@ class Scanner:
     def any_of(self, name: str, where: Range) -> bool:
         """Whether there are events in a range."""
         step = pa.table({"first_seq": [0], "step": [0]})
-        scan = self._scan(self._stream(name, where.end), where, [], "steps_any", step)
+        scan = self._scan(self._stream(name, where.end), where, [], f"_steps_any_{name}", step)
         return bool(self.database.rows(f"select 1 from ({scan}) limit 1"))
 
     def define(self, relation: str, name: str, where: Range, steps: pa.Table, readmitted: pa.Table) -> None:
@@ -92,7 +93,7 @@ class Scanner:
         judged = self.judged(relation, name, where, steps)
         view = f"select {columns}, _t, _seq, _arrived, _step from ({judged}) where _reason is null"
         if readmitted.num_rows:
-            again = f"{relation}_readmitted"
+            again = f"_readmitted_{relation}"
             self.database.register(again, readmitted)
             view += (
                 f" union all select {columns}, _t, _seq, _arrived, a._step from ({judged}) j "
@@ -103,7 +104,7 @@ class Scanner:
     def uncounted(self, name: str, first: int, end: int, steps: pa.Table) -> pa.Table:
         """The events of places [first, end) that do not count, all columns and ``_reason``, by place."""
         stream, spec = self._stream(name, end), self.pipeline.streams[name]
-        scan = self._scan(stream, Range(first=first, end=end), [], "steps_uncounted", steps)
+        scan = self._scan(stream, Range(first=first, end=end), [], f"_steps_uncounted_{name}", steps)
         low, high = self.database.rows(f"select min(_t), max(_t) from ({scan}) where _t <= _a + {spec.skew_us}")[0]
         # Only these can be duplicates, so ids are looked up near them alone.
         where = Range(from_us=low, to_us=high + 1, first=first, end=end) if low is not None else None
@@ -111,7 +112,9 @@ class Scanner:
         if where is not None:
             judged = self.judged("_uncounted", name, where, steps)
             found.append(self.database.table(f"select * from ({judged}) where _reason is not null"))
-        everything = self._scan(stream, Range(first=first, end=end), stream.schema.names, "steps_uncounted", steps)
+        everything = self._scan(
+            stream, Range(first=first, end=end), stream.schema.names, f"_steps_uncounted_{name}", steps
+        )
         found.append(
             self.database.table(
                 f"select *, 'skewed' as _reason, _a as _arrived from ({everything}) where _t > _a + {spec.skew_us}"
@@ -125,7 +128,7 @@ class Scanner:
         """SQL of a stream's events, each with ``_reason``: null where it counts."""
         stream, spec = self._stream(name, where.end), self.pipeline.streams[name]
         doubles = self._judge_doubles(name, where, steps)
-        scan = self._scan(stream, where, stream.schema.names, f"{relation}_steps", steps)
+        scan = self._scan(stream, where, stream.schema.names, f"_steps_view_{relation}", steps)
         judged = self._reason(name, spec)
         if doubles is not None:
             judged = f"coalesce({judged}, case when _seq in (select _seq from {doubles}) then 'duplicate' end)"
@@ -149,14 +152,16 @@ class Scanner:
 
             def candidates(from_us: int, to_us: int, first: int, end: int) -> str:
                 near = Range(from_us=from_us, to_us=to_us, first=first, end=end)
-                scan = self._scan(self._stream(name, end), near, [id_], f"steps_doubles_{name}", self._steps[name])
+                scan = self._scan(
+                    self._stream(name, end), near, [id_], f"_steps_doubles_{name}", self._steps[name]
+                )
                 return f"select {key} as id, _t, _seq from ({scan}) where {key} is not null and {reason} is null"
 
-            doubles = Doubles(self.database, f"doubles_{name}", spec.dedup_us, candidates)
+            doubles = Doubles(self.database, f"_doubles_{name}", spec.dedup_us, candidates)
             self._doubles[name] = doubles
         from_us, to_us = where.from_us, where.to_us
         if from_us <= -_FAR // 2 or to_us >= _FAR // 2:
-            scan = self._scan(stream, where, [], f"steps_range_{name}", steps)
+            scan = self._scan(stream, where, [], f"_steps_range_{name}", steps)
             found = self.database.rows(f"select min(_t), max(_t) from ({scan}) where _t <= _a + {spec.skew_us}")
             low, high = found[0]
             from_us, to_us = (low, high + 1) if low is not None else (0, 0)
@@ -208,7 +213,7 @@ class Scanner:
         """SQL of the rows of these files; a column that came later is null in files before."""
         names = ", ".join(identifier(column) for column in columns)
         types = {field.name: field.type for field in [*stream.schema, *_HIDDEN]}
-        empty = f"schema_{stream.name}"
+        empty = f"_schema_{stream.name}"
         schema = pa.schema([(name, types[name]) for name in stream.schema.names + [f.name for f in _HIDDEN]])
         self.database.register(empty, schema.empty_table())
         if not files:
@@ -219,7 +224,7 @@ class Scanner:
         else:
             # A view is read later, so each set of files has a name of its own.
             paths = "\n".join(file.path for file in files).encode()
-            scanned = f"files_{stream.name}_{hashlib.sha256(paths).hexdigest()[:16]}"
+            scanned = f"_files_{stream.name}_{hashlib.sha256(paths).hexdigest()[:16]}"
             data: Any = ds.dataset(
                 [file.path for file in files],
                 schema=schema,

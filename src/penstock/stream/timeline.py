@@ -46,7 +46,7 @@ class Timeline:
         self._marks: NDArray[np.int64] = np.zeros(0, np.int64)
         empty = pa.schema([(name, pa.int64()) for name in ("first_seq", "step", "mark")]).empty_table()
         self._steps_of = dict.fromkeys(pipeline.streams, empty)
-        self._readmitted: dict[str, list[tuple[int, int]]] = {name: [] for name in pipeline.streams}
+        self._readmitted: dict[str, dict[int, int]] = {name: {} for name in pipeline.streams}
 
     def extend(self) -> bool:
         """Take in the steps that there are; whether some are new."""
@@ -154,8 +154,8 @@ class Timeline:
         """The steps that brought events of a stream: where each begins, and the watermark before it."""
         return self._steps_of[name]
 
-    def readmitted(self, name: str) -> list[tuple[int, int]]:
-        """(place, step) of a stream's events that were readmitted."""
+    def readmitted(self, name: str) -> Mapping[int, int]:
+        """Of a stream's events that were readmitted, by place: the step."""
         return self._readmitted[name]
 
     def _tabulate(self, name: str, first: int) -> None:
@@ -163,7 +163,12 @@ class Timeline:
         rows: dict[str, list[int]] = {"first_seq": [], "step": [], "mark": []}
         before = self.points[first - 1].ends[name] if first else 0
         for point, step in zip(self.points[first:], self.steps[first:], strict=True):
-            self._readmitted[name] += [(seq, step.number) for seq in step.readmitted.get(name, ())]
+            # What is readmitted again, or before it came, is nothing new.
+            self._readmitted[name] |= {
+                seq: step.number
+                for seq in step.readmitted.get(name, ())
+                if seq not in self._readmitted[name] and seq < point.ends[name]
+            }
             if point.ends[name] > before:
                 rows["first_seq"].append(before)
                 rows["step"].append(point.step)
