@@ -174,7 +174,7 @@ class Oracle:
 
     def readmitted_at(self, name: str, event: Event) -> int | None:
         for number, step in enumerate(self.steps):
-            if event.seq in step.readmitted.get(name, ()):
+            if event.seq < step.ends[name] and event.seq in step.readmitted.get(name, ()):
                 return number
         return None
 

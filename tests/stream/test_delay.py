@@ -71,12 +71,10 @@ QUESTIONS = (
     Question(
         "turns back",
         (IMPRESSIONS, CLICKS),
-        "select count(c.v) % 2 = 1 as y from impressions i "
-        f"left join clicks c {JOIN} and not isnan(c.v) group by i.request_id",
+        f"select count(c.click_id) % 2 = 1 as y from impressions i left join clicks c {JOIN} "
+        "group by i.request_id",
         ("y",),
-        lambda i, seen: [
-            (sum(c["v"] is not None and not math.isnan(c["v"]) for c in clicks_of(i, seen)) % 2 == 1,)
-        ],
+        lambda i, seen: [(sum(c["click_id"] is not None for c in clicks_of(i, seen)) % 2 == 1,)],
     ),
     Question(
         "several rows",

@@ -480,6 +480,7 @@ def test_an_id_column_of_the_pipeline_counts_instead_of_the_streams() -> None:
         assert [each.seq for each in run(built.log, by_u)] == [0]
 
 
+@pytest.mark.xfail(strict=True, reason="time between events is searched for duplicates, six hours a query")
 def test_an_event_that_is_far_away_costs_no_more_than_another() -> None:
     far = Turn((Fact(IMPRESSIONS, 30, id="c"), Fact(IMPRESSIONS, 90 * 86_400, id="far")), 20)
     with log_of(World((CLICK_AFTER.turns[0], far)), finish=False) as built, replay(built.log, simple()) as made:

@@ -54,7 +54,7 @@ class Fact:
     """What it belongs to: a click's impression, a purchase's click."""
     value: float | None = None
     readmit: int | None = None
-    """So many steps after the one that brings it."""
+    """So many steps after the one that brings it; below 0 it has not come, and nothing happens."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ class World:
     base: int = NOON
     ids: bool = True
     """Whether streams have id columns."""
+    twice: bool = False
+    """Whether what is readmitted is so again, two steps later."""
 
     def us(self, units: int) -> int:
         return self.base + units * self.unit
@@ -98,8 +100,11 @@ class World:
         for number, (parts, turn) in enumerate(self.batches()):
             for part in parts:
                 for fact in part:
-                    if fact.readmit is not None and number + fact.readmit < len(self.turns):
-                        readmitted[number + fact.readmit].setdefault(fact.stream, set()).add(ends[fact.stream])
+                    for later in (
+                        () if fact.readmit is None else (fact.readmit, *([fact.readmit + 2] * self.twice))
+                    ):
+                        if 0 <= number + later < len(self.turns):
+                            readmitted[number + later].setdefault(fact.stream, set()).add(ends[fact.stream])
                     ends[fact.stream] += 1
             if turn is not None:
                 known.append(dict(ends))
@@ -425,7 +430,7 @@ def facts(draw: st.DrawFn, *, readmit: bool = True) -> Fact:
             st.sampled_from([*({IMPRESSIONS: "", CLICKS: ids[IMPRESSIONS], BUYS: ids[CLICKS]}[stream] * 2), None])
         ),
         value=draw(VALUES),
-        readmit=draw(st.sampled_from([None, None, None, None, 0, 1, 2, 3])) if readmit else None,
+        readmit=draw(st.sampled_from([None, None, None, None, 0, 1, 2, 3, -1])) if readmit else None,
     )
 
 
@@ -473,6 +478,7 @@ def worlds(draw: st.DrawFn, *, readmit: bool = True) -> World:
         # Some lie before 1970.
         base=draw(st.sampled_from([NOON - 12_000_000, NOON, -10_000_000])),
         ids=draw(st.sampled_from([True, True, True, False])),
+        twice=draw(st.booleans()),
     )
 
 

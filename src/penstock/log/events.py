@@ -178,6 +178,11 @@ class EventStream:
             found.append(file)
         return sorted(found, key=lambda file: (file.lows.get("_seq", 0), file.path))
 
+    def hours(self, from_us: int, to_us: int) -> list[int]:
+        """Where the hours of event time begin that have events and overlap [from, to), rising."""
+        begins = {_partition_us(file) for file in self._folder.files()}
+        return sorted(begin for begin in begins if begin + HOUR_US > from_us and begin < to_us)
+
     def append(
         self,
         events: pa.Table,

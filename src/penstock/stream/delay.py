@@ -228,7 +228,8 @@ class _Followed(Replay):
         limit = final_us
         if by_arrival is not None:
             limit += max(self.pipeline.streams[name].lateness_us for name in streams)
-            points = np.array(_ladder(limit), np.int64)
+            asked_of = {current_us, *(at for end in (final_us, limit) for at in (*_ladder(end), *_rounds(end)))}
+            points = np.array(sorted(asked_of), np.int64)
             if np.abs(by_arrival.on_time(points) - by_event.on_time(points)).max() <= _DIFFERS:
                 by_arrival, limit = None, final_us
         costs = by_event if by_arrival is None else by_arrival

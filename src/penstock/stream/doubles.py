@@ -6,7 +6,7 @@ only new events, and times that were not asked for before, are looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from penstock.log.times import HOUR_US
 from penstock.stream.sql import Database
@@ -21,14 +21,21 @@ class Doubles:
     """The places of one stream's duplicates, in a table."""
 
     def __init__(
-        self, database: Database, table: str, dedup_us: int, candidates: Callable[[int, int, int, int], str]
+        self,
+        database: Database,
+        table: str,
+        dedup_us: int,
+        candidates: Callable[[int, int, int, int], str],
+        hours: Callable[[int, int], Sequence[int]],
     ) -> None:
         """Begin with none judged.
 
         ``candidates(from, to, first, end)`` is SQL of ``id``, ``_t`` and ``_seq`` of the events of these event
-        times and places that count.
+        times and places that count; ``hours(from, to)`` are the hours of event time that have events at all, by
+        where they begin, rising.
         """
-        self._database, self.table, self._dedup_us, self._candidates = database, table, dedup_us, candidates
+        self._database, self.table, self._dedup_us = database, table, dedup_us
+        self._candidates, self._hours = candidates, hours
         self._begun = False
         self._end_then = self._end = 0
         """All events of places [end_then, end) have been judged; of those before, the times that are covered."""
@@ -43,17 +50,26 @@ class Doubles:
         if end > self._end:
             self._judge_new(end)
         for begin, until in self._missing(from_us, to_us):
-            for part in range(begin, until, _CHUNK_US):
-                self._find(part, min(part + _CHUNK_US, until), 0, self._end_then)
+            for low, high in self._chunks(begin, until):
+                self._find(low, high, 0, self._end_then)
         self._cover(from_us, to_us)
 
     def _judge_new(self, end: int) -> None:
         new = self._candidates(-(1 << 62), 1 << 62, self._end, end)
         low, high = self._database.rows(f"select min(_t), max(_t) from ({new})")[0]
         if low is not None:
-            for part in range(low, high + 1, _CHUNK_US):
-                self._find(part, min(part + _CHUNK_US, high + 1), self._end, end)
+            for begin, until in self._chunks(low, high + 1):
+                self._find(begin, until, self._end, end)
         self._end = end
+
+    def _chunks(self, from_us: int, to_us: int) -> Iterator[tuple[int, int]]:
+        """[from, to) in parts, without the times of which there is no event: an outlier may be years away."""
+        at = from_us
+        for hour in self._hours(from_us, to_us):
+            if hour + HOUR_US > at:
+                begin = max(at, hour)
+                at = min(begin + _CHUNK_US, to_us)
+                yield begin, at
 
     def _find(self, from_us: int, to_us: int, first: int, end: int) -> None:
         """Ids that come once, nearly all, are told first and by a hash, so that little is left to be compared."""

@@ -157,7 +157,9 @@ class Scanner:
                 )
                 return f"select {key} as id, _t, _seq from ({scan}) where {key} is not null and {reason} is null"
 
-            doubles = Doubles(self.database, f"_doubles_{name}", spec.dedup_us, candidates)
+            doubles = Doubles(
+                self.database, f"_doubles_{name}", spec.dedup_us, candidates, self._stream(name).hours
+            )
             self._doubles[name] = doubles
         from_us, to_us = where.from_us, where.to_us
         if from_us <= -_FAR // 2 or to_us >= _FAR // 2:
