@@ -480,7 +480,6 @@ def test_an_id_column_of_the_pipeline_counts_instead_of_the_streams() -> None:
         assert [each.seq for each in run(built.log, by_u)] == [0]
 
 
-@pytest.mark.xfail(strict=True, reason="time between events is searched for duplicates, six hours a query")
 def test_an_event_that_is_far_away_costs_no_more_than_another() -> None:
     far = Turn((Fact(IMPRESSIONS, 30, id="c"), Fact(IMPRESSIONS, 90 * 86_400, id="far")), 20)
     with log_of(World((CLICK_AFTER.turns[0], far)), finish=False) as built, replay(built.log, simple()) as made:
@@ -514,6 +513,33 @@ def test_a_stream_may_have_any_name(tmp_path: Any, other: str) -> None:
     reach = StreamSpec(within_us=9 * SECOND)
     task = simple(question, streams={IMPRESSIONS: StreamSpec(), CLICKS: reach, other: reach})
     assert [each.values for each in run(log, task)] == [("a", "of clicks", f"of {other}")]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize(("apart", "counts"), [(0, False), (3, False), (-3, False), (4, True), (-4, True)])
+def test_duplicates_are_no_farther_apart_than_they_may_be(
+    apart: int, counts: bool, steps: int, kept: bool
+) -> None:
+    """Of which each lies in a window of its own, that is looked at alone."""
+    pair = (Fact(IMPRESSIONS, 10, id="a"), Fact(IMPRESSIONS, 10 + apart, id="a"))
+    brought = [pair] if steps == 1 else [pair[:1], pair[1:]]
+    brought += [(Fact(IMPRESSIONS, 109, id="b"),), (Fact(IMPRESSIONS, 300, id="c"),)]
+    world = World(tuple(Turn(facts, 0) for facts in brought))
+    patient = StreamSpec(lateness_us=100 * SECOND, dedup_us=3 * SECOND)
+    task = simple(streams={IMPRESSIONS: patient, CLICKS: StreamSpec()}, window_us=SECOND)
+    found = []
+    with (
+        log_of(world, finish=False) as built,
+        mock.patch.object(plan, "PIECE_ROWS", 1),
+        mock.patch.object(replay_module, "QUERY_ROWS", 1),
+        replay(built.log, task) as made,
+    ):
+        for turn in range(len(brought)):
+            built.turn()
+            if kept or turn == len(brought) - 1:
+                found += examples_of([each.rows for each in made.run()])
+    assert sorted(each.seq for each in found) == [0, *[1] * counts, 2]
 
 
 def test_ends_of_time_are_cut_to_windows() -> None:

@@ -232,6 +232,8 @@ class DeltaFolder:
                         compression="zstd",
                         compression_level=1,
                         row_group_size=_ROW_GROUP_ROWS,
+                        # Statistics leave nan out, and DuckDB (2.0) then passes over rows that have it.
+                        write_statistics=[f.name for f in table.schema if not _has_floats(f.type)],
                     )
                     nbytes = file.tell()
                     if durable and self._local:
@@ -337,6 +339,13 @@ class DeltaFolder:
             result = self._table.optimize.compact(
                 partition_filters=list(partitions) if partitions is not None else None,
                 target_size=target_nbytes,
+                writer_properties=delta.WriterProperties(
+                    column_properties={
+                        field.name: delta.ColumnProperties(statistics_enabled="NONE")
+                        for field in self.schema
+                        if _has_floats(field.type)
+                    }
+                ),
             )
             self._table.create_checkpoint()
         except delta.exceptions.CommitFailedError as error:
@@ -381,6 +390,12 @@ def _statistics(table: pa.Table, columns: Sequence[str]) -> str:
         if low.is_valid:
             lows[name], highs[name] = _plain(low), _plain(high)
     return json.dumps({"numRecords": table.num_rows, "minValues": lows, "maxValues": highs, "nullCount": nulls})
+
+
+def _has_floats(type_: pa.DataType) -> bool:
+    if pa.types.is_nested(type_):
+        return any(_has_floats(type_.field(n).type) for n in range(type_.num_fields))
+    return bool(pa.types.is_floating(type_))
 
 
 def _plain(value: pa.Scalar) -> Any:
