@@ -100,9 +100,8 @@ class World:
         for number, (parts, turn) in enumerate(self.batches()):
             for part in parts:
                 for fact in part:
-                    for later in (
-                        () if fact.readmit is None else (fact.readmit, *([fact.readmit + 2] * self.twice))
-                    ):
+                    again = [] if fact.readmit is None else [fact.readmit, fact.readmit + 2][: 1 + self.twice]
+                    for later in again:
                         if 0 <= number + later < len(self.turns):
                             readmitted[number + later].setdefault(fact.stream, set()).add(ends[fact.stream])
                     ends[fact.stream] += 1
