@@ -20,7 +20,7 @@ demo: $(READY)  ## makes a click log, trains, evaluates, predicts, says what to 
 	@PENSTOCK="$(CURDIR)/$(BIN)/penstock" bash examples/demo.sh .demo
 
 test: $(READY) lint  ## passes the tests
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 -q -m "not slow"
 
 test-slow: $(READY)  ## the tests that take minutes or gigabytes
 	$(BIN)/python -m pytest -q -m slow

@@ -231,7 +231,6 @@ def test_some_days_of_ratings_that_comes_too_late(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_all_ratings_in_several_orders(tmp_path: Path) -> None:
     check_orders(tmp_path, ratings(), 4)
 
