@@ -1,4 +1,4 @@
-"""What late labels do to learning: weights set the mean right, and what is sampled is sampled the same way again."""
+"""What late labels do to learning: weights set the mean right, and what is sampled is sampled so again."""
 
 from __future__ import annotations
 
