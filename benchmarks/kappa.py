@@ -96,14 +96,15 @@ def _job(place: Path, *, window_s: int, lateness_s: int, wait_s: int) -> dict[st
 def _append(place: Path, seconds: int, rate: int) -> None:
     """A process that appends events as they happen, ten times a second."""
     stream = Log(str(place / "events")).stream("impressions")
-    began, brought = time.monotonic(), 0
+    began, brought, before = time.monotonic(), 0, now_us()
     for beat in itertools.count(1):
         due = began + beat * 0.1
         time.sleep(max(0.0, due - time.monotonic()))
         count = int((due - began) * rate) - brought
         stamp = now_us()
-        # Of the tenth of a second that has passed, as a collector on a host sees them.
-        times = stamp - np.sort(np.random.default_rng(beat).integers(0, SECOND_US // 10, count))[::-1]
+        # Of the time since the last beat, in order: with lateness 0 whatever is out of order is late.
+        times = before + 1 + np.sort(np.random.default_rng(beat).integers(0, max(1, stamp - before), count))
+        before = stamp
         stream.append(_events(times, brought), source="collector")
         brought += count
         if due - began >= seconds:

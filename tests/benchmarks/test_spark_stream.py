@@ -122,7 +122,7 @@ def test_an_interpreter_without_pyspark_is_named(tmp_path: Path, monkeypatch: py
 
 def test_a_failed_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     failed = SimpleNamespace(returncode=1, stderr="Java gateway process exited", stdout="")
-    monkeypatch.setattr(spark_stream, "_interpreter", lambda named: sys.executable)
+    monkeypatch.setattr(spark_stream, "interpreter", lambda named: sys.executable)
     monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: failed)
     with pytest.raises(RuntimeError, match="gateway"):
         run_peer(Path("in"), Path("out"))
