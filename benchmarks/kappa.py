@@ -176,38 +176,64 @@ def _live(place: Path, seconds: int, rate: int, *, window_s: int, lateness_s: in
 
 
 def _overload(place: Path, seconds: int) -> dict[str, float]:
-    """Twice as many events as a listener takes: what it acknowledged is in the log once, the rest it refused."""
-    place.mkdir(parents=True)
-    Log(str(place / "events")).create("impressions", _FIELDS, id="request_id")
+    """Twice as many events as a listener and a learner on this machine take.
+
+    What was acknowledged must be learnt, once; the rest is refused, or waits at the door.
+    """
+    from penstock.errors import Interrupted
+    from penstock.job.pipeline import PipelineJob
+    from penstock.train.live import fit_live
+
+    log = Log(str(place / "events"))
+    log.create("impressions", _FIELDS, id="request_id")
+    # Events wait for their answer, so they come out of order: hence the lateness.
+    job = PipelineJob.from_dict(_job(place, window_s=1, lateness_s=10, wait_s=0), "benchmark")
     listener = subprocess.Popen(
-        [sys.executable, "-m", "penstock.cli.main", "log", "listen", str(place / "events"), "--port", "0"],
+        [
+            *(sys.executable, "-m", "penstock.cli.main", "log", "listen", str(place / "events")),
+            *("--port", "0", "--waiting-mb", "4"),
+        ],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
     )
+    sent: dict[str, dict[str, float]] = {}
+    learnt: dict[str, int] = {}
+    done = threading.Event()
+
+    def load() -> None:
+        try:
+            port = _port(listener)
+            sent["alone"] = _post(port, "alone", clients=4, seconds=seconds, rate=None)
+            rate = sent["alone"]["acknowledged"] / seconds
+            note(f"{rate:,.0f} events/s while the learner follows; now twice that ...")
+            sent["load"] = _post(port, "load", clients=64, seconds=seconds, rate=2 * rate)
+        finally:
+            done.set()
+
+    def count(examples: Any) -> None:
+        for request in examples.rows["request_id"].to_pylist():
+            learnt[request] = learnt.get(request, 0) + 1
+        if done.is_set() and len(learnt) >= sum(each["acknowledged"] for each in sent.values()):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=load)
+    thread.start()
     try:
-        port = _port(listener)
-        sustainable = _post(port, "alone", clients=1, seconds=seconds, rate=None)
-        note(f"one client brings {sustainable['acknowledged'] / seconds:,.0f} events/s; now twice that ...")
-        load = _post(port, "load", clients=8, seconds=seconds, rate=2 * sustainable["acknowledged"] / seconds)
+        source = job.source(follow=True)
+        with contextlib.suppress(Interrupted):
+            fit_live(job.model(source), source, output=job.job.output.path, on_learnt=count, progress=False)
+        thread.join()
     finally:
         listener.send_signal(signal.SIGTERM)
         listener.wait(60)
-    acknowledged = sustainable["acknowledged"] + load["acknowledged"]
-    stream = Log(str(place / "events")).stream("impressions")
-    import duckdb
-
-    files = [stream.folder.place(file) for file in stream.files()]
-    total, distinct = duckdb.sql(
-        f"select count(*), count(distinct request_id) from read_parquet({files!r})"
-    ).fetchall()[0]
+    acknowledged = sum(each["acknowledged"] for each in sent.values())
     return {
-        "sustained_per_s": sustainable["acknowledged"] / seconds,
-        "offered_per_s": load["offered"] / seconds,
-        "acknowledged_per_s": load["acknowledged"] / seconds,
-        "refused_requests": load["refused"],
-        "lost": max(0, acknowledged - distinct),
-        "learnt_twice": total - distinct,
+        "sustained_per_s": sent["alone"]["acknowledged"] / seconds,
+        "offered_per_s": sent["load"]["offered"] / seconds,
+        "acknowledged_per_s": sent["load"]["acknowledged"] / seconds,
+        "refused_per_s": sent["load"]["refused"] / seconds,
+        "lost": acknowledged - len(learnt),
+        "learnt_twice": sum(times - 1 for times in learnt.values()),
     }
 
 
@@ -218,33 +244,26 @@ def _port(listener: subprocess.Popen[str]) -> int:
 
 
 def _post(port: int, name: str, *, clients: int, seconds: int, rate: float | None) -> dict[str, float]:
-    """Post batches of 500 events for so long, as fast as answers come, or at a rate whatever the answers are."""
-    batch = 500
+    """Post batches of 2,000 events for so long: as fast as answers come, or at a rate whatever the answers are."""
+    batch = 2_000
     counts = {"offered": 0.0, "acknowledged": 0.0, "refused": 0.0}
     lock = threading.Lock()
     end = time.monotonic() + seconds
+    events = [
+        {"ts": "@time@", "request_id": f"@tag@-{n}", "site": f"s{n % 50}", "clicked": n % 7 == 0}
+        for n in range(batch)
+    ]
+    template = "\n".join(map(json.dumps, events)).encode()
 
     def client(number: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        due = time.monotonic()
+        due = time.monotonic() + (number * batch / rate if rate is not None else 0)
         for turn in itertools.count():
-            if rate is not None:
-                due += batch * clients / rate
-                time.sleep(max(0.0, due - time.monotonic()))
+            time.sleep(max(0.0, due - time.monotonic()))
             if time.monotonic() >= end:
                 break
-            now = time.time()
-            body = "\n".join(
-                json.dumps(
-                    {
-                        "ts": now,
-                        "request_id": f"{name}-{number}-{turn}-{n}",
-                        "site": f"s{n % 50}",
-                        "clicked": n % 7 == 0,
-                    }
-                )
-                for n in range(batch)
-            )
+            body = template.replace(b'"@time@"', str(time.time()).encode())
+            body = body.replace(b"@tag@", f"{name}-{number}-{turn}".encode())
             connection.request(
                 "POST", "/streams/impressions/events", body, {"Content-Type": "application/x-ndjson"}
             )
@@ -255,9 +274,11 @@ def _post(port: int, name: str, *, clients: int, seconds: int, rate: float | Non
                 if answer.status == 200:
                     counts["acknowledged"] += batch
                 elif answer.status == 429:
-                    counts["refused"] += 1
+                    counts["refused"] += batch
                 else:
                     raise RuntimeError(f"the listener answered {answer.status}")
+            if rate is not None:
+                due += batch * clients / rate
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
     for thread in threads:

@@ -191,6 +191,13 @@ def _append_files(
     "--token-file", help="Who sends must know the token in this file; for --host others. See: cluster new-token."
 )
 @click.option("--create", is_flag=True, help="Make streams that are not there, from their first events.")
+@click.option(
+    "--waiting-mb",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Of requests that wait for their answer; more are refused by 429.",
+)
 @_for_new_streams
 def listen(
     log_: str,
@@ -198,6 +205,7 @@ def listen(
     port: int,
     token_file: str | None,
     create: bool,
+    waiting_mb: int,
     time_: str | None,
     id_: str | None,
     types: tuple[str, ...],
@@ -212,7 +220,7 @@ def listen(
     The answer comes when the events are in the log. With the headers Penstock-Producer (a name) and
     Penstock-Sequence (a number that grows) a request can be sent again, and is taken once.
     """
-    from penstock.log.sources.http import App, is_loopback, serve
+    from penstock.log.sources.http import App, Limits, is_loopback, serve
     from penstock.transport import read_token
 
     if token_file is None and not is_loopback(host):
@@ -220,8 +228,9 @@ def listen(
             f"--host {host} can be reached by others: it needs --token-file; penstock cluster new-token makes one"
         )
     token = read_token(token_file) if token_file is not None else None
-    app = App(log_, create=create, new=_new_stream(time_, id_, types), token=token, durable=durable)
-    serve(app, host, port, on_listening=lambda url: click.echo(f"listening at {url}"))
+    limits = Limits(waiting_nbytes=waiting_mb << 20)
+    app = App(log_, create=create, new=_new_stream(time_, id_, types), token=token, durable=durable, limits=limits)
+    serve(app, host, port, limits, on_listening=lambda url: click.echo(f"listening at {url}"))
 
 
 _follow_options = [
