@@ -135,19 +135,22 @@ def _ours(place: str, what: str, events: int) -> dict[str, float]:
     }
 
 
-def _replay(place: str, *, to_files: bool) -> int:
+def _replay(place: str, *, to_files: bool) -> tuple[float, int]:
+    """Seconds, and examples that came out."""
     from penstock.log import Log
     from penstock.stream.output import write_examples
     from penstock.stream.replay import Replay
 
+    began = time.perf_counter()
     replay = Replay(Log(place), pipeline(place))
-    if to_files:
-        write_examples(replay, replay.run(), _OUT, changes=True)
-        import pyarrow.dataset as ds
+    if not to_files:
+        found = sum(_firsts(examples.rows["_kind"]) for examples in replay.run())
+        return time.perf_counter() - began, found
+    write_examples(replay, replay.run(), _OUT, changes=True, overwrite=True)
+    seconds = time.perf_counter() - began
+    import pyarrow.dataset as ds
 
-        kinds = ds.dataset(str(_OUT), format="parquet").to_table(columns=["_kind"])["_kind"]
-        return _firsts(kinds)
-    return sum(_firsts(examples.rows["_kind"]) for examples in replay.run())
+    return seconds, _firsts(ds.dataset(str(_OUT), format="parquet").to_table(columns=["_kind"])["_kind"])
 
 
 def _firsts(kinds: Any) -> int:
@@ -156,22 +159,22 @@ def _firsts(kinds: Any) -> int:
     return int(pc.sum(pc.equal(kinds, "first")).as_py() or 0)
 
 
-def _duckdb(files: str) -> int:
+def _duckdb(files: str) -> tuple[float, int]:
     import duckdb
 
+    began = time.perf_counter()
     connection = duckdb.connect()
     connection.execute("set TimeZone = 'UTC'")
     for name in ("impressions", "clicks"):
         connection.execute(f"create view {name} as select * from read_parquet('{files}/{name}/*.parquet')")
-    return int(connection.execute(f"select count(*) from ({QUERY})").fetchall()[0][0])
+    found = int(connection.execute(f"select count(*) from ({QUERY})").fetchall()[0][0])
+    return time.perf_counter() - began, found
 
 
 def main() -> None:
     """``python -m benchmarks.replay PLACE files|memory|duckdb``: one run; prints a line of JSON."""
     place, what = sys.argv[1:]
-    began = time.perf_counter()
-    examples = _duckdb(place) if what == "duckdb" else _replay(place, to_files=what == "files")
-    seconds = time.perf_counter() - began
+    seconds, examples = _duckdb(place) if what == "duckdb" else _replay(place, to_files=what == "files")
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": seconds, "examples": examples, "peak_mb": peak_mb}))
 

@@ -17,11 +17,12 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+from penstock.data.ahead import ahead
 from penstock.errors import ConfigError, DataError
 from penstock.log import Log
 from penstock.log.sources import pump
 from penstock.log.sources.files import NewStream, append_file, find
-from penstock.log.sources.pump import Delivery, ahead
+from penstock.log.sources.pump import Delivery
 from penstock.log.sources.stdin import append_stdin
 from tests.log.conftest import Penstock
 from tests.log.helpers import column, command, process, read, until

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem, SubTreeFileSystem
 
+from penstock.data.dictionaries import repeating_columns
 from penstock.errors import ConfigError, DataError, StorageError
 from penstock.kill import kill_point
 
@@ -232,6 +233,7 @@ class DeltaFolder:
                         compression="zstd",
                         compression_level=1,
                         row_group_size=_ROW_GROUP_ROWS,
+                        use_dictionary=repeating_columns(table),
                         # Statistics leave nan out, and DuckDB (2.0) then passes over rows that have it.
                         write_statistics=[f.name for f in table.schema if not _has_floats(f.type)],
                     )

@@ -49,6 +49,10 @@ class Doubles:
             self._database.run(f"create or replace temp table {self.table} (_seq bigint)")
         if end > self._end:
             self._judge_new(end)
+        missing = self._missing(from_us, to_us)
+        if missing:
+            # What follows is asked for next, and each part is read with some time around it.
+            to_us = max(to_us, missing[-1][0] + _CHUNK_US)
         for begin, until in self._missing(from_us, to_us):
             for low, high in self._chunks(begin, until):
                 self._find(low, high, 0, self._end_then)

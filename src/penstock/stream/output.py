@@ -11,11 +11,14 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.data import BATCH_ROWS, Source
+from penstock.data.ahead import ahead
+from penstock.data.dictionaries import repeating_columns
 from penstock.errors import ConfigError, StorageError
 from penstock.log.times import format_time
 from penstock.stream.replay import EXTRA, Examples, Replay
@@ -25,6 +28,8 @@ __all__ = ["Wrote", "write_chunks", "write_examples"]
 
 _MANIFEST = "_examples.json"
 _FILE_ROWS = 1 << 20
+_TELLING_ROWS = 256
+_PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +106,7 @@ def write_chunks(source: Source, folder: Path) -> int:
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-        with pq.ParquetWriter(beside / "examples.parquet", source.schema, compression="zstd") as writer:
+        with pq.ParquetWriter(beside / "examples.parquet", source.schema, **_PARQUET) as writer:
             for chunk in source.chunks():
                 for batch in chunk.batches(source.schema.names, BATCH_ROWS):
                     writer.write_batch(batch)
@@ -128,14 +133,19 @@ def _write(
     windows: list[int] = []
     writer: pq.ParquetWriter | None = None
     try:
-        for examples in found:
+        # The next ones are computed while these are written.
+        for examples in ahead(found):
             ambiguous += examples.ambiguous
             table = examples.rows
             if table.num_rows:
                 ends = pa.compute.min_max(table["_window"].cast(pa.int64()))
                 windows = [min([*windows[:1], ends["min"].as_py()]), max([*windows[1:], ends["max"].as_py()])]
                 if writer is None:
-                    writer = pq.ParquetWriter(folder / f"examples-{files:05d}.parquet", schema, compression="zstd")
+                    # A small first part does not say which values repeat.
+                    repeating = repeating_columns(table) if table.num_rows >= _TELLING_ROWS else True
+                    writer = pq.ParquetWriter(
+                        folder / f"examples-{files:05d}.parquet", schema, use_dictionary=repeating, **_PARQUET
+                    )
                     files, in_file = files + 1, 0
                 writer.write_table(table.drop_columns(left_out))
                 rows, in_file = rows + table.num_rows, in_file + table.num_rows

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.data import CsvOptions, Source, open_source
+from penstock.data.ahead import ahead
 from penstock.data.delimited import DelimitedSource
 from penstock.data.files import find_files, is_local, nbytes_of, open_file, reading
 from penstock.data.text import compression_of
@@ -33,7 +34,7 @@ from penstock.log.log import Log
 from penstock.log.quarantine import Rejected
 from penstock.log.sources.blocks import Block, Blocks
 from penstock.log.sources.decode import BOM, LINE_NBYTES_MAX, Decoder, Lines
-from penstock.log.sources.pump import BATCH_NBYTES, BATCH_ROWS, Batch, Delivery, Taken, ahead, deliver, json_batch
+from penstock.log.sources.pump import BATCH_NBYTES, BATCH_ROWS, Batch, Delivery, Taken, deliver, json_batch
 from penstock.log.types import plain_columns
 
 __all__ = ["FORMATS", "NewStream", "append_file", "find", "make_from_values", "make_stream", "too_long"]

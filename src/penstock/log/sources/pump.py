@@ -1,13 +1,10 @@
-"""From a source to the log: batches are made by one thread while another commits the last one."""
+"""From a source to the log, batch by batch."""
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +17,11 @@ from penstock.log.quarantine import Rejected
 from penstock.log.sources.decode import Decoded, Decoder, Lines
 from penstock.log.times import TIMESTAMP, as_times, now_us
 
-__all__ = ["BATCH_NBYTES", "BATCH_ROWS", "Batch", "Delivery", "Taken", "ahead", "append", "deliver", "json_batch"]
+__all__ = ["BATCH_NBYTES", "BATCH_ROWS", "Batch", "Delivery", "Taken", "append", "deliver", "json_batch"]
 
 BATCH_ROWS = 1 << 18
 BATCH_NBYTES = 64 << 20
 _TRIES = 5
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,44 +156,3 @@ def _arrival(events: pa.Table, column: str | None) -> pa.Array | None:
         raise DataError(f"arrival column {column!r} is not there, got {', '.join(events.column_names)}")
     times, _ = as_times(pa.chunked_array(events[column]).combine_chunks())
     return pc.fill_null(times, pa.scalar(now_us()).cast(TIMESTAMP))
-
-
-_END = object()
-
-
-def ahead(items: Iterator[_T], depth: int = 2) -> Iterator[_T]:
-    """The same items, made by a thread of their own, at most ``depth`` ahead."""
-    made: queue.Queue[Any] = queue.Queue(depth)
-    closed = threading.Event()
-
-    def put(item: Any) -> bool:
-        while not closed.is_set():
-            with contextlib.suppress(queue.Full):
-                made.put(item, timeout=0.1)
-                return True
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not put(item):
-                    return
-            put(_END)
-        except BaseException as error:
-            put(_Failed(error))
-
-    thread = threading.Thread(target=work, name="penstock-source", daemon=True)
-    thread.start()
-    try:
-        while (item := made.get()) is not _END:
-            if isinstance(item, _Failed):
-                raise item.error
-            yield item
-    finally:
-        closed.set()
-        thread.join()
-
-
-@dataclass(frozen=True)
-class _Failed:
-    error: BaseException
