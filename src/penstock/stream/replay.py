@@ -214,10 +214,10 @@ class Replay:
             return self.schema.empty_table(), 0
         self.database.register("_pairs", pairs)
         begin, end = pc.min(pairs["_t"]).as_py(), pc.max(pairs["_t"]).as_py() + 1
-        self._define_primary(begin, end, steps[-1])
+        self._define_primary(begin, end, steps[-1], among="_pairs")
         self._define_others(begin, end, steps[-1])
         primary = identifier(self.pipeline.primary)
-        self._aggregate("(select * from _primary where _seq in (select _seq from _pairs))", begin, end)
+        self._aggregate("_primary", begin, end)
         self.database.run(
             f"create or replace temp view {primary} as select p.*, v._as_of from _featured p join "
             "(select _seq, _step as _as_of from _pairs union select _seq, _step - 1 from _pairs where not late) v "
@@ -313,7 +313,7 @@ class Replay:
         self._last = last
         self._define("_new_all", name, Range(first=start))
         self.database.run(
-            f"create or replace temp view _new as select * from _new_all where _step between {first} and {last}"
+            f"create or replace temp table _new as select * from _new_all where _step between {first} and {last}"
         )
         low, high, count = self.database.rows("select min(_t), max(_t), count(*) from _new")[0]
         if not count:
@@ -325,16 +325,16 @@ class Replay:
         end = min(end, sealed)
         if end <= begin:
             return _PAIRS.empty_table()
-        self._define_primary(begin, end, last)
         self._define_others(begin, end, last)
-        primary = identifier(self.pipeline.primary)
-        self.database.run(
-            f"create or replace temp view {primary} as select *, {last}::bigint as _as_of{self._no_aggregates()} "
-            "from _primary"
-        )
+        # Few rows of many are concerned: these are found first, and then looked at for whether they count.
+        primary = self.pipeline.primary
+        where = Range(from_us=begin, to_us=end, end=timeline.points[last].ends[primary])
+        self._scanner.define_all(primary, primary, where, f", {last}::bigint as _as_of{self._no_aggregates()}")
         affected = self.query.affected(name, "_new")
+        self.database.run(f"create or replace temp table _concerned as {affected}")
+        self._define_primary(begin, end, last, among="_concerned")
         return self.database.table(
-            f"select a._seq, a._step, p._t, p._step as own, false as late from ({affected}) a "
+            "select a._seq, a._step, p._t, p._step as own, false as late from _concerned a "
             "join _primary p on p._seq = a._seq"
         ).cast(_PAIRS)
 
@@ -393,12 +393,12 @@ class Replay:
     def _no_aggregates(self) -> str:
         return "".join(f", null as {identifier(name)}" for name in self._aggregates.names)
 
-    def _define_primary(self, begin_us: int, end_us: int, last: int) -> None:
-        """View ``_primary`` of the rows of these times as of a step."""
+    def _define_primary(self, begin_us: int, end_us: int, last: int, *, among: str | None = None) -> None:
+        """View ``_primary`` of the rows of these times as of a step; of those in a table alone."""
         name = self.pipeline.primary
         self._last = last
         begin_us = max(begin_us, self.planner.from_us) if self.planner.from_us is not None else begin_us
-        self._define("_primary", name, Range(from_us=begin_us, to_us=end_us))
+        self._define("_primary", name, Range(from_us=begin_us, to_us=end_us, among=among))
 
     def _define_others(self, begin_us: int, end_us: int, last: int) -> None:
         """Views of the other streams, of the times that rows of the primary one in [begin, end) can reach."""

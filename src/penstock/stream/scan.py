@@ -35,6 +35,8 @@ class Range:
     to_us: int = _FAR
     first: int = 0
     end: int = _FAR
+    among: str | None = None
+    """A table of places ``_seq``: these events alone."""
 
 
 def bucket(time: str, slide_us: int) -> str:
@@ -124,6 +126,13 @@ class Scanner:
         tables = [table.drop_columns(["_a"]) for table in found]
         return pa.concat_tables([table.select(tables[-1].column_names) for table in tables]).sort_by("_seq")
 
+    def define_all(self, relation: str, name: str, where: Range, more: str) -> None:
+        """Define a view of all events in a range, counted or not; ``more`` is SQL of further columns."""
+        stream = self._stream(name, where.end)
+        step = pa.table({"first_seq": [0], "step": [0]})
+        scan = self._scan(stream, where, stream.schema.names, f"_steps_all_{relation}", step)
+        self.database.run(f"create or replace temp view {identifier(relation)} as select *{more} from ({scan})")
+
     def judged(self, relation: str, name: str, where: Range, steps: pa.Table) -> str:
         """SQL of a stream's events, each with ``_reason``: null where it counts."""
         stream, spec = self._stream(name, where.end), self.pipeline.streams[name]
@@ -189,6 +198,8 @@ class Scanner:
         conditions = [f"_seq < {where.end}"]
         if where.first:
             conditions.append(f"_seq >= {where.first}")
+        if where.among is not None:
+            conditions.append(f"_seq in (select _seq from {where.among})")
         if where.from_us > -_FAR // 2:
             conditions.append(f"{time} >= make_timestamptz({where.from_us})")
         if where.to_us < _FAR // 2:
