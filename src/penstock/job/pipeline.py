@@ -96,10 +96,8 @@ class PipelineJob:
         Raises:
             ConfigError: the run would follow the log, or weights would depend on predictions.
         """
-        if source.follow:
-            raise ConfigError(
-                "servers and workers learn what is sealed: give --once or --to (Online follows a log)"
-            )
+        if source.follow and source.to_us is None:
+            raise ConfigError("servers and workers learn what is sealed: give --once or --to")
         late = self.pipeline.late
         if late.needs_predictions or late.negatives < 1:
             raise ConfigError(

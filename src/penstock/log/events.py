@@ -178,10 +178,14 @@ class EventStream:
             found.append(file)
         return sorted(found, key=lambda file: (file.lows.get("_seq", 0), file.path))
 
-    def hours(self, from_us: int, to_us: int) -> list[int]:
-        """Where the hours of event time begin that have events and overlap [from, to), rising."""
-        begins = {_partition_us(file) for file in self._folder.files()}
-        return sorted(begin for begin in begins if begin + HOUR_US > from_us and begin < to_us)
+    def hours(self, from_us: int, to_us: int) -> list[tuple[int, int]]:
+        """The hours of event time that have events and overlap [from, to): where each begins, and how many."""
+        rows: dict[int, int] = {}
+        for file in self._folder.files():
+            begin = _partition_us(file)
+            if begin + HOUR_US > from_us and begin < to_us:
+                rows[begin] = rows.get(begin, 0) + file.rows
+        return sorted(rows.items())
 
     def append(
         self,

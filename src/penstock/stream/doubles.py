@@ -13,8 +13,8 @@ from penstock.stream.sql import Database
 
 __all__ = ["Doubles"]
 
-_CHUNK_US = 6 * HOUR_US
-"""So much event time is looked at in one go, so that memory does not grow with the log."""
+_CHUNK_ROWS = 1 << 21
+"""So many events are judged in one go, so that memory does not grow with the log."""
 
 
 class Doubles:
@@ -26,13 +26,13 @@ class Doubles:
         table: str,
         dedup_us: int,
         candidates: Callable[[int, int, int, int], str],
-        hours: Callable[[int, int], Sequence[int]],
+        hours: Callable[[int, int], Sequence[tuple[int, int]]],
     ) -> None:
         """Begin with none judged.
 
         ``candidates(from, to, first, end)`` is SQL of ``id``, ``_t`` and ``_seq`` of the events of these event
-        times and places that count; ``hours(from, to)`` are the hours of event time that have events at all, by
-        where they begin, rising.
+        times and places that count; ``hours(from, to)`` are the hours of event time that have events at all,
+        where each begins and how many, rising.
         """
         self._database, self.table, self._dedup_us = database, table, dedup_us
         self._candidates, self._hours = candidates, hours
@@ -49,10 +49,6 @@ class Doubles:
             self._database.run(f"create or replace temp table {self.table} (_seq bigint)")
         if end > self._end:
             self._judge_new(end)
-        missing = self._missing(from_us, to_us)
-        if missing:
-            # What follows is asked for next, and each part is read with some time around it.
-            to_us = max(to_us, missing[-1][0] + _CHUNK_US)
         for begin, until in self._missing(from_us, to_us):
             for low, high in self._chunks(begin, until):
                 self._find(low, high, 0, self._end_then)
@@ -68,12 +64,23 @@ class Doubles:
 
     def _chunks(self, from_us: int, to_us: int) -> Iterator[tuple[int, int]]:
         """[from, to) in parts, without the times of which there is no event: an outlier may be years away."""
-        at = from_us
-        for hour in self._hours(from_us, to_us):
-            if hour + HOUR_US > at:
-                begin = max(at, hour)
-                at = min(begin + _CHUNK_US, to_us)
-                yield begin, at
+        begin, end, rows = from_us, from_us, 0
+        for hour, of_hour in self._hours(from_us, to_us):
+            overlap = min(hour + HOUR_US, to_us) - max(hour, from_us)
+            count = max(1, of_hour * overlap // HOUR_US)
+            if rows and (hour > end or rows + count > _CHUNK_ROWS):
+                yield begin, end
+                begin, rows = max(from_us, hour), 0
+            if not rows:
+                begin = max(from_us, hour)
+            end, rows = min(hour + HOUR_US, to_us), rows + count
+            parts = -(-rows // _CHUNK_ROWS)
+            if parts > 1:  # one hour, of many
+                step = -(-(end - begin) // parts)
+                yield from ((at, min(at + step, end)) for at in range(begin, end, step))
+                begin, rows = end, 0
+        if rows:
+            yield begin, end
 
     def _find(self, from_us: int, to_us: int, first: int, end: int) -> None:
         """Ids that come once, nearly all, are told first and by a hash, so that little is left to be compared."""

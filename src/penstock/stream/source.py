@@ -47,8 +47,8 @@ class PipelineSource(Source):
         self.size = None
 
     def chunks(self, start: int = 0) -> Iterator[Chunk]:
-        """The pieces in order, each of the rows that are learnt."""
-        with self.feed(start=start, follow=False) as feed:
+        """The pieces in order, each of the rows that are learnt: what is sealed now, or will be by ``to``."""
+        with self.feed(start=start, follow=self.follow and self.to_us is not None) as feed:
             for examples in feed:
                 if examples is not None:
                     yield _PieceChunk(self, examples)
