@@ -170,34 +170,54 @@ class Replay:
         if not pieces:
             return self.schema.empty_table(), 0
         last = max(piece.step for piece in pieces)
-        slide = self.planner.slide_us
-        overlap = self.pipeline.window_us - slide
+        overlap = self.pipeline.window_us - self.planner.slide_us
         begin, end = min(p.begin_us for p in pieces), max(p.end_us for p in pieces) + overlap
-        windows = [(window, piece.step) for piece in pieces for window in piece.windows]
+        self._define_primary(begin, end, last)
+        self._define_others(begin, end, last)
+        self._aggregate("_primary", begin, end)
+        if not overlap and all(piece.step == last for piece in pieces):
+            results = self._of_one_step(last)
+        else:
+            results = self._of_steps(pieces)
+        results, ambiguous = one_each(results, ["_as_of", "_window", "_seq"])
+        return self._examples(results, pa.repeat("first", results.num_rows)), ambiguous
+
+    def _of_one_step(self, step: int) -> pa.Table:
+        """Of tumbling windows that one step seals, which is nearly all of a log that was loaded at once.
+
+        They follow each other, and what lies in empty ones between them came later: nothing is to be looked up.
+        """
+        self.database.run(
+            f"create or replace temp view {identifier(self.pipeline.primary)} as "
+            f"select *, {step}::bigint as _as_of from _featured where _step <= {step}"
+        )
+        window = bucket("_t", self.planner.slide_us)
+        return self._results(f"select *, {window} as _window from ({self._versioned}) order by _t, _seq")
+
+    def _of_steps(self, pieces: Sequence[Piece]) -> pa.Table:
+        """Of windows that overlap, or that several steps seal."""
+        slide = self.planner.slide_us
+        shifts = range(0, self.pipeline.window_us - slide + 1, slide)
+        windows = [(window, piece.step, s) for piece in pieces for window in piece.windows for s in shifts]
         seal = pa.table(
             {
-                "bucket": pa.array([w + s for w, _ in windows for s in range(0, overlap + 1, slide)], pa.int64()),
-                "window": pa.array([w for w, _ in windows for _ in range(0, overlap + 1, slide)], pa.int64()),
-                "step": pa.array([k for _, k in windows for _ in range(0, overlap + 1, slide)], pa.int64()),
+                "bucket": pa.array([window + shift for window, _, shift in windows], pa.int64()),
+                "window": pa.array([window for window, _, _ in windows], pa.int64()),
+                "step": pa.array([step for _, step, _ in windows], pa.int64()),
             }
         )
         self.database.register("_seal", seal)
-        self._define_primary(begin, end, last)
-        self._define_others(begin, end, last)
-        primary = identifier(self.pipeline.primary)
-        self._aggregate("_primary", begin, end)
         self.database.run(
-            f"create or replace temp view {primary} as select p.*, s.step as _as_of from _featured p "
+            f"create or replace temp view {identifier(self.pipeline.primary)} as "
+            "select p.*, s.step as _as_of from _featured p "
             f"join (select distinct bucket, step from _seal) s on {bucket('p._t', slide)} = s.bucket "
             "where p._step <= s.step"
         )
-        results = self._results(
+        return self._results(
             f"select q.*, s.window as _window from ({self._versioned}) q join _seal s "
             f"on {bucket('q._t', slide)} = s.bucket and q._as_of = s.step "
             "order by q._as_of, s.window, q._t, q._seq"
         )
-        results, ambiguous = one_each(results, ["_as_of", "_window", "_seq"])
-        return self._examples(results, ["first"] * results.num_rows), ambiguous
 
     def _results(self, sql: str) -> pa.Table:
         """Rows of the versioned query, the user's columns in the types of ``schema``."""
@@ -266,7 +286,7 @@ class Replay:
         taken = results.take(pa.array(rows, pa.int64())).drop_columns(["_as_of"])
         taken = taken.append_column("_as_of", pa.array(of_steps, pa.int64()))
         taken = taken.append_column("_window", pa.array(of_windows, pa.int64()))
-        return self._examples(taken, kinds)
+        return self._examples(taken, pa.array(kinds, pa.string()))
 
     def _pairs(self, steps: Sequence[int]) -> pa.Table:
         """Which examples may change by which of these steps: ``_seq``, ``_step``, ``_t``, ``window``, ``late``.
@@ -419,15 +439,16 @@ class Replay:
         )
         self._scanner.define(relation, name, where, self.timeline.steps_of(name), readmitted)
 
-    def _examples(self, results: pa.Table, kinds: Sequence[str]) -> pa.Table:
+    def _examples(self, results: pa.Table, kinds: pa.Array) -> pa.Table:
         """Results with ``_t``, ``_seq``, ``_as_of`` and ``_window`` as examples."""
-        steps = np.asarray(results["_as_of"])
         times = np.asarray(results["_t"])
-        marks = np.array([self._waited_to(int(step)) for step in np.unique(steps)] or [0])
-        waited = marks[np.searchsorted(np.unique(steps), steps)] if len(steps) else np.zeros(0)
+        steps = pc.unique(results["_as_of"])
+        waited = np.array([self._waited_to(step) for step in steps.to_pylist()], np.int64)
+        if len(steps) > 1:
+            waited = waited[np.asarray(pc.index_in(results["_as_of"], steps))]
         age = np.maximum(waited - times, 0) / SECOND_US
         extra = {
-            "_kind": pa.array(kinds, pa.string()),
+            "_kind": kinds,
             "_time": results["_t"].cast(TIMESTAMP),
             "_window": results["_window"].cast(TIMESTAMP),
             "_age": pa.array(age, pa.float64()),
