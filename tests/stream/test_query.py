@@ -411,6 +411,7 @@ REFUSED = {
     "select i.score\nfrom impressions i where": "line 2, column",
     "select i.score, (select 1": "line 1, column",
     "select 'abc": "cannot be read",
+    f"select arg_max(c.kind) as k {I} {C} group by all": "what to order by is missing",
     "": "no statement",
     "-- nothing": "no statement",
     f"select i.score {I}; drop table x": "more than one statement",

@@ -17,7 +17,8 @@ from penstock.errors import ConfigError, DataError
 from penstock.log import Log
 from penstock.stream import plan
 from penstock.stream import replay as replay_module
-from penstock.stream.replay import EXTRA, Examples, Replay
+from penstock.stream.evaluator import EXTRA
+from penstock.stream.replay import Examples, Replay
 from penstock.stream.spec import Pipeline, StreamSpec
 from penstock.stream.timeline import NEVER
 from tests.stream.oracle import Example, Question

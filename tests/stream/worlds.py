@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from penstock.log import Log
+from penstock.stream.evaluator import EXTRA
 from penstock.stream.labels import LabelPolicy
-from penstock.stream.replay import EXTRA, Replay
+from penstock.stream.replay import Replay
 from penstock.stream.spec import Pipeline, StreamSpec
 from tests.stream.oracle import Event, Example, Oracle, Question, Taken, rank
 

@@ -12,8 +12,8 @@ from penstock.data import open_source
 from penstock.errors import ConfigError
 from penstock.job.job import Data, Job, read_sections
 from penstock.models import Linear
+from penstock.stream.evaluator import EXTRA
 from penstock.stream.output import write_chunks
-from penstock.stream.replay import EXTRA
 from penstock.stream.source import PipelineSource
 from penstock.stream.spec import Pipeline
 from penstock.train import Online, Run

@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from penstock.errors import ConfigError
 from penstock.log import EventStream, Log, PositionMoved
+from penstock.stream.evaluator import EXTRA
 from penstock.stream.feed import Feed
-from penstock.stream.replay import EXTRA, Examples, Replay
+from penstock.stream.replay import Examples, Replay
 from penstock.stream.spec import Pipeline
 
 __all__ = ["feed_stream"]

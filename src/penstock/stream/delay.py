@@ -26,7 +26,7 @@ from penstock.errors import ConfigError, DataError
 from penstock.log import Log
 from penstock.log.times import DAY_US, SECOND_US, format_duration, format_time, now_us
 from penstock.stream.changes import one_each
-from penstock.stream.replay import Replay
+from penstock.stream.evaluator import Evaluator
 from penstock.stream.scan import Range
 from penstock.stream.spec import Pipeline
 from penstock.stream.sql import identifier
@@ -178,7 +178,7 @@ def measure(
         replay.close()
 
 
-class _Followed(Replay):
+class _Followed(Evaluator):
     """Evaluates the query at moments of time rather than at steps."""
 
     def delays(
@@ -286,7 +286,7 @@ class _Followed(Replay):
 
     def _draw(self, begin: int, end: int, ripe: int, last: int, sample: int) -> tuple[int, int]:
         """Table ``_sampled`` of the primary stream; how many could be drawn, and how many are too young."""
-        self._define_primary(begin, end, last)
+        self.define_primary(begin, end, last)
         [(examples, young)] = self.database.rows(
             f"select count(*) filter (where _t < {ripe}), count(*) filter (where _t >= {ripe}) from _primary"
         )
@@ -319,12 +319,13 @@ class _Followed(Replay):
         for name in self.query.streams[1:]:
             spec = self.pipeline.streams[name]
             where = Range(from_us=begin_us - spec.before_us, to_us=end_us + spec.within_us)
-            self._define(f"_all_{name}", name, where)
-        if any(re.search(rf"\b{re.escape(name)}\b", self.query.sql, re.I) for name in self._aggregates.names):
-            self._aggregate("_sampled", begin_us, end_us)
+            self.define(f"_all_{name}", name, where)
+        names = [each.name for each in self.pipeline.aggregates]
+        if any(re.search(rf"\b{re.escape(name)}\b", self.query.sql, re.I) for name in names):
+            self.aggregate("_sampled", begin_us, end_us)
         else:
             self.database.run(
-                f"create or replace temp view _featured as select *{self._no_aggregates()} from _sampled"
+                f"create or replace temp view _featured as select *{self.no_aggregates()} from _sampled"
             )
 
     def _follow(self, label: str, known: str) -> pa.Table:
@@ -355,7 +356,7 @@ class _Followed(Replay):
         column = identifier(label)
         table = database.table(
             f"with labels as (select _seq, _as_of, min({column}::double) as low, max({column}::double) as high, "
-            f"count(*) - count({column}) as missing from ({self._versioned}) group by all) "
+            f"count(*) - count({column}) as missing from ({self.versioned}) group by all) "
             "select m._seq, s._t as t, m._as_of, l.low, l.high, l.missing from _moments m "
             "join _sampled s on s._seq = m._seq "
             "left join labels l on l._seq = m._seq and l._as_of = m._as_of order by m._seq, m._as_of"
@@ -382,7 +383,7 @@ class _Followed(Replay):
         """Where the query gives several rows that differ, the example is the one that the pipeline takes."""
         self.database.register("_unsure", pa.table({"_seq": unsure}))
         rows = self.database.table(
-            f"select * from ({self._versioned}) where _seq in (select _seq from _unsure) order by _seq, _as_of"
+            f"select * from ({self.versioned}) where _seq in (select _seq from _unsure) order by _seq, _as_of"
         )
         rows, _ = one_each(rows, ["_seq", "_as_of"])
         place = {key: n for n, key in enumerate(zip(seqs.tolist(), moments.tolist(), strict=True))}

@@ -21,7 +21,8 @@ from penstock.data.ahead import ahead
 from penstock.data.dictionaries import repeating_columns
 from penstock.errors import ConfigError, StorageError
 from penstock.log.times import format_time
-from penstock.stream.replay import EXTRA, Examples, Replay
+from penstock.stream.evaluator import EXTRA
+from penstock.stream.replay import Examples, Replay
 from penstock.version import __version__
 
 __all__ = ["Wrote", "write_chunks", "write_examples"]

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from penstock.log import Log
 from penstock.log.times import DAY_US
-from penstock.stream.replay import EXTRA, Examples, Replay
+from penstock.stream.evaluator import EXTRA
+from penstock.stream.replay import Examples, Replay
 from penstock.stream.spec import Pipeline
 from penstock.stream.sql import Database, identifier
 

@@ -349,6 +349,8 @@ def _order_totally(scope: Scope) -> None:
         own = node.find_ancestor(exp.Select) is scope.select
         if isinstance(node, exp.ArgMax | exp.ArgMin) and own and keys and not node.find(exp.Order):
             last = "count" if node.args.get("count") else "expression"
+            if node.args.get(last) is None:
+                raise ConfigError(f"{shown(node)}: what to order by is missing")
             node.set(last, exp.Order(this=node.args[last], expressions=_ascending(keys)))
         if not isinstance(node, exp.Order) or not own:
             continue

@@ -25,8 +25,9 @@ from penstock.kill import kill_point
 from penstock.log import Log
 from penstock.log.ledger import Ledger
 from penstock.models.manifest import write_atomically
+from penstock.stream.evaluator import EXTRA
 from penstock.stream.feed import take_step
-from penstock.stream.replay import EXTRA, Replay
+from penstock.stream.replay import Replay
 from penstock.stream.spec import Pipeline, View
 from penstock.stream.sql import Database, identifier
 
