@@ -22,7 +22,9 @@ from penstock.dash.svg import Line, lines, lines_frame
 from penstock.errors import StorageError
 from penstock.log import Log
 from penstock.log.times import DAY_US, SECOND_US
-from penstock.stream.delay import Choice, Delays, Wait, advice, shown_waits
+from penstock.stream.delay import Choice, Delays
+from penstock.stream.delay_advice import advice, shown_waits
+from penstock.stream.delay_costs import Wait
 from penstock.stream.labels import LabelPolicy
 from penstock.stream.spec import Pipeline, StreamSpec
 from tests.dash.test_page import NASTY, Page, svgs

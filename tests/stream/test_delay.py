@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from penstock.errors import ConfigError, DataError
 from penstock.log.times import DAY_US, SECOND_US, parse_duration
-from penstock.stream import delay
-from penstock.stream.delay import Delays, Wait, advice, measure, percent, to_json
+from penstock.stream import delay_costs
+from penstock.stream.delay import Delays, measure
+from penstock.stream.delay_advice import advice, percent, to_json
+from penstock.stream.delay_costs import Wait
 from penstock.stream.labels import LabelPolicy
 from penstock.stream.spec import Pipeline, StreamSpec
 from tests.stream.oracle import Event, Oracle, Question, Taken, rank
@@ -580,10 +582,10 @@ def test_advice() -> None:
 
 def test_ladders() -> None:
     for limit in (1, 7, 10**5, 3 * SECOND_US, 25 * SECOND_US, 3600 * SECOND_US, 30 * DAY_US):
-        for made in (delay._ladder(limit), delay._rounds(limit)):
+        for made in (delay_costs.ladder(limit), delay_costs.rounds(limit)):
             assert made[0] == 0 and made[-1] == limit and made == sorted(set(made))
-        assert len(delay._ladder(limit)) < 50 and len(delay._rounds(limit)) < 400
-    rounds = delay._rounds(DAY_US)
+        assert len(delay_costs.ladder(limit)) < 50 and len(delay_costs.rounds(limit)) < 400
+    rounds = delay_costs.rounds(DAY_US)
     assert max(b / a for a, b in zip(rounds[11:], rounds[12:], strict=False)) < 1.12
 
 

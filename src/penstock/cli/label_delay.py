@@ -48,7 +48,8 @@ def label_delay(
     from penstock.dash.delay_page import write_delay_page
     from penstock.job.pipeline import read_pipeline
     from penstock.log.times import parse_duration
-    from penstock.stream.delay import advice, measure, to_json
+    from penstock.stream.delay import measure
+    from penstock.stream.delay_advice import advice, to_json
 
     page = None if output is None and as_json else Path(output or _PAGE)
     if page is not None and (page.suffix != ".html" or not page.parent.is_dir()):
@@ -110,7 +111,7 @@ def _table(delays: Delays, console: Console) -> Table:
 
 def _of(delays: Delays, columns: Sequence[DelayColumn]) -> Table:
     from penstock.dash.delay_page import row_mark
-    from penstock.stream.delay import shown_waits
+    from penstock.stream.delay_advice import shown_waits
 
     waits = shown_waits(delays)
     table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)

@@ -12,7 +12,9 @@ from penstock.dash.page import document
 from penstock.dash.scale import Axis
 from penstock.dash.trials import replace_file
 from penstock.log.times import SECOND_US, format_duration, format_time
-from penstock.stream.delay import Delays, Wait, advice, percent
+from penstock.stream.delay import Delays
+from penstock.stream.delay_advice import advice, percent
+from penstock.stream.delay_costs import Wait
 from penstock.version import __version__
 
 __all__ = ["DelayColumn", "delay_columns", "delay_page", "row_mark", "write_delay_page"]

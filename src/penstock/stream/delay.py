@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -26,23 +25,14 @@ from penstock.errors import ConfigError, DataError
 from penstock.log import Log
 from penstock.log.times import DAY_US, SECOND_US, format_duration, format_time, now_us
 from penstock.stream.changes import one_each
+from penstock.stream.delay_costs import NEVER_ENDS, Costs, Wait, cost, ladder, rounds
 from penstock.stream.evaluator import Evaluator
 from penstock.stream.scan import Range
 from penstock.stream.spec import Pipeline
 from penstock.stream.sql import identifier
 from penstock.stream.timeline import NEVER
 
-__all__ = [
-    "TARGETS",
-    "Choice",
-    "Delays",
-    "Wait",
-    "advice",
-    "measure",
-    "percent",
-    "shown_waits",
-    "to_json",
-]
+__all__ = ["TARGETS", "Choice", "Delays", "measure"]
 
 SAMPLE = 200_000
 """Examples that are followed, about; of more, some are drawn by their places in the stream."""
@@ -50,32 +40,8 @@ TARGETS = (0.9, 0.95, 0.99)
 _FEW = 100
 """Positives below which shares are rough."""
 _DIFFERS = 0.005
-_NEVER_ENDS = 1 << 62
 
 _Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
-    """What one ``label_wait`` means. Shares are 0 to 1."""
-
-    wait_us: int
-    known: float
-    """Share of positives whose events had happened so long after the example."""
-    arrived: float | None
-    """Share whose events had also arrived; None where that is not shown."""
-    on_time: float
-    """q of ``LabelPolicy``: share of positives that are known when their windows are sealed."""
-    fake_negatives: float
-    """Of the examples given out, the share that are negative then and positive in the end."""
-    mean_label: float
-    """Mean of the labels as given out, over that of the final ones."""
-    learnt: float
-    """The same where each changed label is learnt as one more example (``late_positives = "none"``)."""
-    corrections_per_day: float
-    """Labels that change after they were given out."""
-    age_us: int
-    """Mean time from an event until its example is given out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,8 +167,8 @@ class _Followed(Evaluator):
         self._check_label(label)
         self.timeline.look(tick_us)
         last = len(self.timeline.points) - 1
-        begin = -_NEVER_ENDS if from_us is None else from_us
-        end = _NEVER_ENDS if to_us is None else to_us
+        begin = -NEVER_ENDS if from_us is None else from_us
+        end = NEVER_ENDS if to_us is None else to_us
         ripe = min(self.timeline.mark(last, name) - self.pipeline.streams[name].within_us for name in streams)
         examples, young = self._draw(begin, end, ripe, last, sample)
         if not examples:
@@ -218,7 +184,7 @@ class _Followed(Evaluator):
             )
         scale = examples / measured / (max(final - first, SECOND_US) / DAY_US)
         table = self._follow(label, "_t")
-        by_event = _Costs(self.pipeline, table, scale)
+        by_event = Costs(self.pipeline, table, scale)
         if not by_event.positives:
             raise DataError(
                 f"{self.log.place}: none of {measured:,} examples is positive in the end, so there is no delay"
@@ -228,18 +194,18 @@ class _Followed(Evaluator):
         limit = final_us
         if by_arrival is not None:
             limit += max(self.pipeline.streams[name].lateness_us for name in streams)
-            asked_of = {current_us, *(at for end in (final_us, limit) for at in (*_ladder(end), *_rounds(end)))}
+            asked_of = {current_us, *(at for end in (final_us, limit) for at in (*ladder(end), *rounds(end)))}
             points = np.array(sorted(asked_of), np.int64)
             if np.abs(by_arrival.on_time(points) - by_event.on_time(points)).max() <= _DIFFERS:
                 by_arrival, limit = None, final_us
         costs = by_event if by_arrival is None else by_arrival
         choices = []
         for share in TARGETS:
-            rounds = np.array(_rounds(limit), np.int64)
-            enough = np.flatnonzero(costs.on_time(rounds) >= share)
-            choices.append((share, int(rounds[enough[0]]) if len(enough) else None))
-        lengths = {*_ladder(limit), current_us, *(wait for _, wait in choices if wait is not None)}
-        waits = {length: _wait(length, by_event, by_arrival) for length in sorted(lengths)}
+            lengths = np.array(rounds(limit), np.int64)
+            enough = np.flatnonzero(costs.on_time(lengths) >= share)
+            choices.append((share, int(lengths[enough[0]]) if len(enough) else None))
+        shown = {*ladder(limit), current_us, *(wait for _, wait in choices if wait is not None)}
+        waits = {length: cost(length, by_event, by_arrival) for length in sorted(shown)}
         if young:
             notes.append(
                 f"{young:,} examples were left out: they are younger than {format_duration(final_us)}, "
@@ -341,7 +307,7 @@ class _Followed(Evaluator):
                 f"from {identifier('_all_' + name)}"
             )
         database.run(
-            f"create or replace temp view {primary} as select *, {_NEVER_ENDS}::bigint as _as_of from _featured"
+            f"create or replace temp view {primary} as select *, {NEVER_ENDS}::bigint as _as_of from _featured"
         )
         concerned = " union ".join(f"({self.query.affected(name, name)})" for name in self.query.streams[1:])
         database.run(
@@ -393,7 +359,7 @@ class _Followed(Evaluator):
 
     def _by_arrival(
         self, label: str, final_us: int, scale: float, measured: int, notes: list[str]
-    ) -> _Costs | None:
+    ) -> Costs | None:
         """Costs by arrival, of examples that came as they happened; None where too few did."""
         [(live,)] = self.database.rows(f"select count(*) from _sampled where _arrived <= _t + {final_us}")
         many = "all" if live == 0 else f"{measured - live:,} of {measured:,}"
@@ -409,234 +375,10 @@ class _Followed(Evaluator):
                 "select l.* from _labels l join _live v on v._seq = l._seq order by l._seq, l.age"
             )
             self.database.unregister("_labels")
-            costs = _Costs(self.pipeline, table, scale * measured / live)
+            costs = Costs(self.pipeline, table, scale * measured / live)
             if costs.positives and (costs.positives >= _FEW or 2 * live >= measured):
                 if live < measured:
                     notes.append(f"{later}, and do not count for delays by arrival")
                 return costs
         notes.append(f"{later}, as history that was loaded: delays are by event time, and not by arrival")
         return None
-
-
-class _Spans:
-    """How many of some intervals [begin, end) hold a value."""
-
-    def __init__(self, begins: _Ints, ends: _Ints) -> None:
-        self._begins, self._ends = np.sort(begins), np.sort(ends)
-
-    def at(self, values: _Ints) -> _Ints:
-        """For each value."""
-        begun = np.searchsorted(self._begins, values, "right")
-        found: _Ints = begun - np.searchsorted(self._ends, values, "right")
-        return found
-
-
-class _Costs:
-    """Labels of examples through time, counted."""
-
-    def __init__(self, pipeline: Pipeline, table: pa.Table, per_day: float) -> None:
-        """``table`` as ``_Followed._follow`` gives it; ``per_day`` times a count is that of a day."""
-        seqs, t, age, state = (np.asarray(table[name], np.int64) for name in ("_seq", "t", "age", "state"))
-        begins = np.concatenate([[True], seqs[1:] != seqs[:-1]])
-        lasts = np.concatenate([begins[1:], [True]])
-        example = np.cumsum(begins) - 1
-        ends = np.where(lasts, _NEVER_ENDS, np.concatenate([age[1:], [0]]))
-        final = state[lasts][example]
-        before = np.where(begins, state, np.concatenate([[0], state[:-1]]))
-        positive, there = final == 1, state >= 0
-        self.positives = int((state[lasts] == 1).sum())
-        self._finals = int((state[lasts] >= 0).sum())
-        self._per_day = per_day
-        self._known = _Spans(age[positive & (state == 1)], ends[positive & (state == 1)])
-        slide = pipeline.slide_us or pipeline.window_us
-        windows = range(0, pipeline.window_us - slide + 1, slide)
-        self._windows = len(windows)
-        # For so long, less what label_wait adds, an example waits in each of its windows.
-        longest = pipeline.window_us + pipeline.streams[pipeline.primary].lateness_us
-        waited = [longest - t % slide - shift for shift in windows]
-
-        def spans(which: NDArray[np.bool_]) -> _Spans:
-            # An end that is never reached stays one, whatever is taken from it.
-            return _Spans(
-                np.concatenate([(age - w)[which] for w in waited]),
-                np.concatenate([np.where(ends == _NEVER_ENDS, _NEVER_ENDS, ends - w)[which] for w in waited]),
-            )
-
-        def moments(which: NDArray[np.bool_]) -> _Ints:
-            return np.sort(np.concatenate([(age - w)[which] for w in waited]))
-
-        self._on_time, self._positive_there = spans(positive & (state == 1)), spans(positive & there)
-        self._ones, self._there = spans(state == 1), spans(there)
-        self._to_one = moments((state != before) & (state == 1))
-        self._to_any = moments((state != before) & there)
-        self._changes = moments(state != before)
-        self.mean_waited_us = round(float(np.mean([w[begins].mean() for w in waited])))
-
-    def known(self, after: _Ints) -> NDArray[np.float64]:
-        """Share of positives that are known so long after their events."""
-        return self._known.at(after) / self.positives
-
-    def on_time(self, waits: _Ints) -> NDArray[np.float64]:
-        """Share of positives that are known when their windows are sealed."""
-        return self._on_time.at(waits) / (self.positives * self._windows)
-
-    def wait(self, wait_us: int, known: float, arrived: float | None) -> Wait:
-        """What a ``label_wait`` means."""
-        at = np.array([wait_us], np.int64)
-        given, ones = int(self._there.at(at)[0]), int(self._ones.at(at)[0])
-        fakes = int(self._positive_there.at(at)[0] - self._on_time.at(at)[0])
-        to_one, to_any, changes = (
-            len(moments) - int(np.searchsorted(moments, wait_us, "right"))
-            for moments in (self._to_one, self._to_any, self._changes)
-        )
-        final = self.positives / self._finals
-        return Wait(
-            wait_us=wait_us,
-            known=known,
-            arrived=arrived,
-            on_time=float(self.on_time(at)[0]),
-            fake_negatives=fakes / given if given else 0.0,
-            mean_label=ones / given / final if given else 0.0,
-            learnt=(ones + to_one) / max(given + to_any, 1) / final,
-            corrections_per_day=changes / self._windows * self._per_day,
-            age_us=wait_us + self.mean_waited_us,
-        )
-
-
-def _wait(wait_us: int, by_event: _Costs, by_arrival: _Costs | None) -> Wait:
-    at = np.array([wait_us], np.int64)
-    known = float(by_event.known(at)[0])
-    if by_arrival is None:
-        return by_event.wait(wait_us, known, None)
-    return by_arrival.wait(wait_us, known, float(by_arrival.known(at)[0]))
-
-
-_MINUTE, _HOUR = 60, 3600
-_NICE_S = (
-    *(1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 45),
-    *(each * _MINUTE for each in (1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 45)),
-    *(each * _HOUR for each in (1, 1.5, 2, 3, 4, 6, 8, 12, 18)),
-    *(each * 24 * _HOUR for each in (1, 1.5, 2, 3, 4, 5, 7, 10, 14, 21, 30, 45, 60, 90, 180, 365)),
-)
-
-
-def _ladder(limit_us: int) -> list[int]:
-    """Durations that people say, from none to the limit: about 40 of them up to weeks."""
-    nice = [int(each * SECOND_US) for each in _NICE_S]
-    if limit_us < 20 * SECOND_US:
-        nice = [limit_us * n // 10 for n in range(1, 10)]
-    return sorted({0, limit_us, *(each for each in nice if each < limit_us)})
-
-
-_GRAINS = tuple(
-    each * SECOND_US for each in (1, 5, 10, 30, 60, 300, 600, 1800, _HOUR, 6 * _HOUR, 24 * _HOUR, 7 * 24 * _HOUR)
-)
-
-
-def _rounds(limit_us: int) -> list[int]:
-    """Round durations up to the limit, each about a tenth longer than the last."""
-    grains = _GRAINS
-    if limit_us < 20 * SECOND_US:
-        grains = tuple(10**power for power in range(7) if 10**power <= max(limit_us // 20, 1))[-1:]
-    found, at = [0], 0
-    while at < limit_us:
-        grain = max((each for each in grains if 10 * each <= at), default=grains[0])
-        at = (at // grain + 1) * grain
-        found.append(min(at, limit_us))
-    return found
-
-
-def percent(share: float) -> str:
-    """A share in words: never 0 or 100 where it is not."""
-    if 0 < share < 0.0005:
-        return "<0.1 %"
-    if 0.9995 <= share < 1:
-        return ">99.9 %"
-    return f"{100 * share:.1f} %"
-
-
-def advice(delays: Delays) -> str:
-    """One sentence on what to do."""
-    pipeline, now = delays.pipeline, delays.current
-    policy = pipeline.late
-    best = delays.choice(0.95)
-    wait = format_duration(now.wait_us)
-    if policy.mode == "wait":
-        if best is None or best.wait_us >= now.wait_us:
-            return f'late_positives = "wait" waits {wait}, and no shorter wait has 95 % of the positives on time.'
-        return (
-            f'late_positives = "wait" waits {wait}; label_wait = "{format_duration(best.wait_us)}" has '
-            f'{percent(best.on_time)} of the positives on time, and late_positives = "duplicate" with '
-            f"on_time = {best.on_time:.3f} makes up for the others."
-        )
-    known = f'label_wait = "{wait}" has {percent(now.on_time)} of the positives on time'
-    if now.on_time >= 0.99:
-        nearly = delays.choice(0.99)
-        if nearly is not None and 2 * nearly.wait_us <= now.wait_us:
-            return f'{known}; "{format_duration(nearly.wait_us)}" would have {percent(nearly.on_time)}.'
-        return f"{known}: leave it."
-    weighted = policy.mode in ("duplicate", "importance")
-    if weighted and abs(policy.on_time - now.on_time) <= 0.02:
-        keep = f'{known}, and late_positives = "{policy.mode}" makes up for the others: leave it'
-    elif weighted:
-        keep = f"{known}, but on_time = {policy.on_time:g}: put on_time = {now.on_time:.3f}"
-    elif now.on_time < 0.0005:
-        keep = known
-    else:
-        keep = f'{known}: put late_positives = "duplicate" and on_time = {now.on_time:.3f}'
-    if now.on_time >= 0.9:
-        return f"{keep}."
-    if best is None or best.wait_us <= now.wait_us:
-        return f"{keep}; no label_wait that is longer has 95 % on time."
-    return f'{keep}, or wait "{format_duration(best.wait_us)}" for {percent(best.on_time)}.'
-
-
-def to_json(delays: Delays) -> dict[str, Any]:
-    """Everything, as plain values; durations are seconds."""
-    return {
-        "pipeline": delays.pipeline.name,
-        "label": delays.label,
-        "late_positives": delays.pipeline.late.mode,
-        "on_time": delays.pipeline.late.on_time,
-        "from": format_time(delays.first_us),
-        "to": format_time(delays.last_us),
-        "examples": delays.examples,
-        "measured": delays.measured,
-        "positives": delays.positives,
-        "left_out": delays.young,
-        "final_after_s": delays.final_us / SECOND_US,
-        "by": delays.basis,
-        "current": {**_row(delays.current), "toml": delays.toml(delays.current)},
-        "choices": [
-            {"share": each.share}
-            if each.wait is None
-            else {"share": each.share, **_row(each.wait), "toml": delays.toml(each.wait)}
-            for each in delays.choices
-        ],
-        "waits": [_row(wait) for wait in delays.waits],
-        "advice": advice(delays),
-        "notes": delays.notes,
-    }
-
-
-def _row(wait: Wait) -> dict[str, Any]:
-    row = dataclasses.asdict(wait)
-    return {
-        "label_wait": format_duration(wait.wait_us),
-        "label_wait_s": row.pop("wait_us") / SECOND_US,
-        "age_s": row.pop("age_us") / SECOND_US,
-        **{key: value for key, value in row.items() if value is not None},
-    }
-
-
-def shown_waits(delays: Delays, most: int = 12) -> Sequence[Wait]:
-    """The rows of a short table: where something changes, the current one, and the choices."""
-    kept = {delays.current.wait_us, *(c.wait.wait_us for c in delays.choices if c.wait is not None)}
-    rest = [wait for wait in delays.waits if wait.wait_us not in kept]
-    low = next((n for n, wait in enumerate(rest) if wait.known > 0.02), 1)
-    high = next((n for n, wait in enumerate(rest) if wait.on_time > 0.9995), len(rest) - 1)
-    rest = rest[max(low - 1, 0) : high + 1]
-    room = max(most - len(kept), 2)
-    if len(rest) > room:
-        rest = [rest[round(n * (len(rest) - 1) / (room - 1))] for n in range(room)]
-    return sorted([*(w for w in delays.waits if w.wait_us in kept), *rest], key=lambda wait: wait.wait_us)
