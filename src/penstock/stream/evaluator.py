@@ -147,12 +147,18 @@ class Evaluator:
         begin_us = max(begin_us, self.planner.from_us) if self.planner.from_us is not None else begin_us
         self.define("_primary", name, Range(from_us=begin_us, to_us=end_us, among=among))
 
-    def define_others(self, begin_us: int, end_us: int, last: int) -> None:
-        """Views of the other streams, of the times that rows of the primary one in [begin, end) can reach."""
+    def define_others(self, begin_us: int, end_us: int, last: int) -> int:
+        """Views of the other streams, of the times that rows of the primary one in [begin, end) can reach.
+
+        Returns how many events the largest of them has at most.
+        """
+        most = 0
         for name in self.query.streams[1:]:
             spec = self.pipeline.streams[name]
             where = Range(from_us=begin_us - spec.before_us, to_us=end_us + spec.within_us)
             self.define(name, name, where)
+            most = max(most, self.scanner.most(name, where))
+        return most
 
     def as_of(self, step: int) -> None:
         """Relations that are defined from now on have what was known by this step."""

@@ -78,6 +78,11 @@ class Scanner:
         buckets, numbers, counts = zip(*rows, strict=True) if rows else ((), (), ())
         return list(buckets), list(numbers), list(counts)
 
+    def most(self, name: str, where: Range) -> int:
+        """How many events there are at most in a range of event times: those of the files that may have some."""
+        files = self._stream(name).files(from_us=where.from_us, to_us=where.to_us, from_seq=where.first)
+        return sum(file.rows for file in files)
+
     def any_of(self, name: str, where: Range) -> bool:
         """Whether there are events in a range."""
         step = pa.table({"first_seq": [0], "step": [0]})
