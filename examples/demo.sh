@@ -34,5 +34,6 @@ What to try next, from there, with penstock = $penstock:
   penstock train YOUR.parquet --label YOUR_LABEL -o yours/        also CSV, TSV, Arrow, libsvm; folders; URLs
   penstock train clicks/clicks-00000.parquet --label clicked --time time --servers 2 --workers 2 -o cluster/
   penstock compare clicks/clicks-00000.parquet --label clicked --consistency bsp --consistency asp    a page of what each costs
+  python examples/from_events.py        impressions and clicks in a log, a query to examples, late clicks that correct labels
   penstock train --help
 END

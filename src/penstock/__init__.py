@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from penstock.features import Features as Features
     from penstock.features import Numeric as Numeric
     from penstock.job import fit as fit
+    from penstock.log import Log as Log
     from penstock.models import DenseSlices as DenseSlices
     from penstock.models import Linear as Linear
     from penstock.models import Model as Model
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from penstock.parameter_server import ASP as ASP
     from penstock.parameter_server import BSP as BSP
     from penstock.parameter_server import SSP as SSP
+    from penstock.stream.source import PipelineSource as PipelineSource
+    from penstock.stream.spec import Pipeline as Pipeline
     from penstock.train import Holdout as Holdout
     from penstock.train import Online as Online
     from penstock.train import Run as Run
@@ -61,6 +64,7 @@ _HOME = {
     "Features": "features",
     "Holdout": "train",
     "Linear": "models",
+    "Log": "log",
     "LocalProcesses": "engine",
     "Model": "models",
     "Numeric": "features",
@@ -68,6 +72,8 @@ _HOME = {
     "Optimizer": "optim",
     "ParameterServer": "engine",
     "PenstockError": "errors",
+    "Pipeline": "stream.spec",
+    "PipelineSource": "stream.source",
     "Run": "train",
     "SGD": "optim",
     "SSP": "parameter_server",

@@ -41,6 +41,13 @@ def test_own_model(tmp_path: Path) -> None:
     assert 0.45 < float(alone) < 0.56 and abs(float(alone) - float(together)) < 0.01
 
 
+def test_from_events(tmp_path: Path) -> None:
+    out = run("from_events.py", tmp_path)
+    [auc] = re.findall(r"^50,000 examples, AUC (\S+)$", out, re.MULTILINE)
+    assert 0.72 < float(auc) < 0.8
+    assert "{'first': 50000, 'retraction': 500, 'correction': 500}" in out
+
+
 def test_examples_are_short() -> None:
     programs = sorted((ROOT / "examples").glob("*.py"))
     assert len(programs) >= 2
