@@ -14,7 +14,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ import pytest
 
 from penstock.errors import ConfigError, StorageError
 from penstock.log import EventStream, Log
-from penstock.log.sources.http import App, Limits, is_loopback, serve
+from penstock.log.sources.http import App, Limits, serve
+from penstock.transport.http import is_loopback
+from tests.asgi import ask
 from tests.log.conftest import Penstock
 from tests.log.helpers import DEADLINE_S, column, process, until
 
@@ -47,26 +49,12 @@ class Client:
     """Speaks to the application as a server would."""
 
     app: App
-    answers: list[tuple[int, dict[str, str], dict[str, Any]]] = field(default_factory=list)
 
     async def ask(
         self, method: str, path: str, body: bytes | list[bytes] = b"", headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], dict[str, Any]]:
-        pieces = [body] if isinstance(body, bytes) else list(body)
-        sent: list[dict[str, Any]] = []
-
-        async def receive() -> dict[str, Any]:
-            if not pieces:
-                await asyncio.Event().wait()
-            return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces) or body == []}
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        raw = [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
-        await self.app({"type": "http", "method": method, "path": path, "headers": raw}, receive, send)
-        got = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-        return sent[0]["status"], got, json.loads(sent[1]["body"] or b"{}")
+        found = await ask(self.app, method, path, body, headers)
+        return found.status, found.headers, json.loads(found.body or b"{}")
 
     def __call__(self, method: str, path: str, body: bytes | list[bytes] = b"", headers: Any = None) -> Any:
         return asyncio.run(self.ask(method, path, body, headers))

@@ -220,8 +220,9 @@ def listen(
     The answer comes when the events are in the log. With the headers Penstock-Producer (a name) and
     Penstock-Sequence (a number that grows) a request can be sent again, and is taken once.
     """
-    from penstock.log.sources.http import App, Limits, is_loopback, serve
+    from penstock.log.sources.http import App, Limits, serve
     from penstock.transport import read_token
+    from penstock.transport.http import is_loopback
 
     if token_file is None and not is_loopback(host):
         raise ConfigError(

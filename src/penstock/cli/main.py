@@ -27,6 +27,7 @@ _COMMANDS = {
     "predict": "Score data with a model.",
     "prove": "Show that batch, stream and Lambda give the same examples.",
     "readmit": "Let quarantined events count after all.",
+    "serve": "Answer for models over HTTP.",
     "server": "Hold rows of a cluster's model.",
     "train": "Train a model from files, or as a job file says.",
     "view": "Counts and sums over a pipeline's examples, by batch and since.",
@@ -45,6 +46,7 @@ _ELSEWHERE = {
     "view": "stream",
     "why-waiting": "stream",
     "log": "log",
+    "serve": "serve",
     "server": "cluster",
     "worker": "cluster",
 }

@@ -10,17 +10,11 @@ What waits is bounded in bytes; beyond that requests are refused with 429, and t
 from __future__ import annotations
 
 import asyncio
-import hmac
-import ipaddress
 import queue
 import re
-import signal
-import socket
 import threading
 import time
-import zlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,53 +29,41 @@ from penstock.log.quarantine import Rejected
 from penstock.log.sources.decode import BOM, Decoder, Lines
 from penstock.log.sources.files import NewStream
 from penstock.log.types import plain_columns
+from penstock.transport.http import (
+    JSON,
+    Gone,
+    HttpLimits,
+    Receive,
+    Refused,
+    Scope,
+    Send,
+    authenticate,
+    headers_of,
+    plain_body,
+    read_body,
+    refusal,
+    send_answer,
+    serve_http,
+)
 
-__all__ = ["App", "Limits", "is_loopback", "serve"]
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+__all__ = ["App", "Limits", "serve"]
 
 _SOURCE = "http"
 _TRIES = 5
 _LINES = ("application/x-ndjson", "application/jsonl", "application/x-jsonlines", "application/jsonlines")
-_JSON = "application/json"
 _PATH = re.compile(r"/streams/([^/]+)/events")
 _NAME = re.compile(r"[\x21-\x7e]{1,200}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class Limits(HttpLimits):
     """What a server lets others do."""
 
-    body_nbytes: int = 16 << 20
-    """Of a request as it is sent."""
-    text_nbytes: int = 64 << 20
-    """Of a request when it is decompressed."""
     waiting_nbytes: int = 256 << 20
     """Of all requests that are not answered yet."""
-    connections: int = 512
-    header_nbytes: int = 16 << 10
-    header_s: float = 10.0
-    """Time to send the head of a request in."""
-    idle_s: float = 10.0
-    """Time between two pieces of a body."""
-    body_s: float = 120.0
-    keep_alive_s: int = 30
-    stop_s: int = 30
-    """Time for what was begun to end, when the server is asked to stop."""
     gather_s: float = 0.003
     """A commit waits for so long for other requests."""
     commit_nbytes: int = 64 << 20
-
-
-class _Refused(Exception):
-    """An answer that is none of success."""
-
-    def __init__(self, status: int, message: str, **headers: str) -> None:
-        super().__init__(message)
-        self.status, self.message = status, message
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -92,7 +74,7 @@ class _Request:
     """Whole lines."""
     producer: str
     sequence: int
-    answer: Callable[[dict[str, Any] | _Refused], None]
+    answer: Callable[[dict[str, Any] | Refused], None]
     rejected: list[Rejected] = field(default_factory=list)
     rows: int = 0
 
@@ -133,17 +115,17 @@ class _Committer:
             self.failure = None
         except StorageError as error:
             self.failure = str(error)
-            _answer_all(group, _Refused(503, str(error), retry_after="5"))
+            _answer_all(group, Refused(503, str(error), retry_after="5"))
         except InputError as error:
             if len(group) == 1:
-                _answer_all(group, _Refused(400, str(error)))
+                _answer_all(group, Refused(400, str(error)))
                 return
             # One of them is at fault, and the others shall not suffer for it.
             for request in group:
                 self._commit_or_refuse([request])
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}"
-            _answer_all(group, _Refused(500, self.failure))
+            _answer_all(group, Refused(500, self.failure))
 
     def _gather(self) -> tuple[list[_Request], bool]:
         first = self._waiting.get()
@@ -185,7 +167,7 @@ class _Committer:
         return self._stream
 
 
-def _answer_all(group: Sequence[_Request], refused: _Refused) -> None:
+def _answer_all(group: Sequence[_Request], refused: Refused) -> None:
     for request in group:
         request.answer(refused)
 
@@ -222,7 +204,7 @@ class _Group:
         for request in self._repeated:
             request.answer({"rows": 0, "rejected": 0, "end": end, "duplicate": True})
         for request in refused:
-            request.answer(_Refused(400, f"no line is an event; the first: {request.rejected[0].detail}"))
+            request.answer(Refused(400, f"no line is an event; the first: {request.rejected[0].detail}"))
 
     def _decode(self) -> pa.Table:
         """All events; how many each request has of them, and what of it is none, is noted there."""
@@ -288,53 +270,43 @@ class App:
         if scope["type"] != "http":
             return
         try:
-            status, answer, headers = 200, await self._answer(scope, receive), {}
-        except _Refused as refused:
-            status, answer, headers = refused.status, {"error": refused.message}, refused.headers
-        except _Gone:
+            answer = await self._answer(scope, receive)
+        except Refused as refused:
+            await send_answer(send, scope, refused.status, refusal(refused), JSON, refused.headers)
+        except Gone:
             return
-        body = msgspec.json.encode(answer) + b"\n"
-        head = {"content-type": _JSON, "content-length": str(len(body)), **headers}
-        raw = [(name.encode(), value.encode("latin-1")) for name, value in head.items()]
-        await send({"type": "http.response.start", "status": status, "headers": raw})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+        else:
+            await send_answer(send, scope, 200, msgspec.json.encode(answer) + b"\n", JSON)
 
     async def _answer(self, scope: Scope, receive: Receive) -> dict[str, Any]:
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = headers_of(scope)
         if scope["path"] == "/health":
             return self._health(scope)
-        self._authenticate(headers)
+        authenticate(headers, self._token)
         found = _PATH.fullmatch(scope["path"])
         if found is None:
-            raise _Refused(404, f"no such path {scope['path'][:100]!r}, allowed: /streams/NAME/events and /health")
+            raise Refused(404, f"no such path {scope['path'][:100]!r}, allowed: /streams/NAME/events and /health")
         if scope["method"] != "POST":
-            raise _Refused(405, f"got {scope['method']}, allowed: POST", allow="POST")
+            raise Refused(405, f"got {scope['method']}, allowed: POST", allow="POST")
         is_json = _is_json(headers)
         producer, sequence = _numbered(headers)
         committer = await self._committer(found[1])
         held = _Held(self)
         try:
-            text = await asyncio.to_thread(self._text, await self._body(headers, receive, held), headers, is_json)
-            held.grow(max(0, len(text) - held.nbytes))
+            body = await read_body(receive, headers, self._limits, held.hold)
+            text = await asyncio.to_thread(self._text, body, headers, is_json)
+            held.hold(len(text))
             return await _committed(committer, text, producer, sequence)
         finally:
             self._waiting -= held.nbytes
 
     def _health(self, scope: Scope) -> dict[str, Any]:
         if scope["method"] not in ("GET", "HEAD"):
-            raise _Refused(405, f"got {scope['method']}, allowed: GET", allow="GET")
+            raise Refused(405, f"got {scope['method']}, allowed: GET", allow="GET")
         failures = [f"stream {name}: {c.failure}" for name, c in self._committers.items() if c.failure]
         if failures:
-            raise _Refused(503, "; ".join(failures))
+            raise Refused(503, "; ".join(failures))
         return {"status": "ok", "waiting_nbytes": self._waiting}
-
-    def _authenticate(self, headers: Mapping[str, str]) -> None:
-        if self._token is None:
-            return
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        right = hmac.compare_digest(given.strip().encode("latin-1"), self._token)
-        if scheme.lower() != "bearer" or not right:
-            raise _Refused(401, "the token is missing or wrong: Authorization: Bearer", www_authenticate="Bearer")
 
     async def _committer(self, name: str) -> _Committer:
         found = self._committers.get(name)
@@ -343,56 +315,24 @@ class App:
         try:
             check_name(name)
         except ConfigError as error:
-            raise _Refused(404, str(error)) from error
+            raise Refused(404, str(error)) from error
         try:
             known = await asyncio.to_thread(lambda: Log(self._place).has(name))
         except PenstockError as error:
-            raise _Refused(503, str(error), retry_after="5") from error
+            raise Refused(503, str(error), retry_after="5") from error
         if not known and not self._create:
-            raise _Refused(404, f"there is no stream {name!r}; the server makes none without --create")
+            raise Refused(404, f"there is no stream {name!r}; the server makes none without --create")
         if name not in self._committers:
             self._committers[name] = _Committer(self._place, name, self._new, self._limits, durable=self._durable)
         return self._committers[name]
 
-    async def _body(self, headers: Mapping[str, str], receive: Receive, held: _Held) -> bytes:
-        limits = self._limits
-        length = headers.get("content-length", "")
-        if length.isdigit():
-            _check_size(int(length), limits.body_nbytes, "body")
-            held.grow(int(length))
-        pieces, nbytes = [], 0
-        try:
-            async with asyncio.timeout(limits.body_s):
-                while True:
-                    async with asyncio.timeout(limits.idle_s):
-                        message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _Gone
-                    piece = message.get("body", b"")
-                    pieces.append(piece)
-                    nbytes += len(piece)
-                    _check_size(nbytes, limits.body_nbytes, "body")
-                    held.grow(max(0, nbytes - held.nbytes))
-                    if not message.get("more_body"):
-                        return b"".join(pieces)
-        except TimeoutError:
-            raise _Refused(408, "the body came too slowly", connection="close") from None
-
     def _text(self, body: bytes, headers: Mapping[str, str], is_json: bool) -> bytes:
         """The body as whole lines, one for each event."""
-        encoding = headers.get("content-encoding", "identity").strip().lower()
-        if encoding == "gzip":
-            body = _decompressed(body, self._limits.text_nbytes)
-        elif encoding != "identity":
-            raise _Refused(415, f"got content-encoding {encoding[:50]!r}, allowed: gzip")
+        body = plain_body(body, headers, self._limits)
         body = body.removeprefix(BOM)
         if is_json and (values := _values(body)) is not None:
             return Lines.of(values).block
         return body if body.endswith(b"\n") or not body else body + b"\n"
-
-
-class _Gone(Exception):
-    """The client went away."""
 
 
 class _Held:
@@ -401,14 +341,22 @@ class _Held:
     def __init__(self, app: App) -> None:
         self._app, self.nbytes = app, 0
 
+    def hold(self, nbytes: int) -> None:
+        """Hold so many in all.
+
+        Raises:
+            Refused: too much waits already.
+        """
+        self.grow(max(0, nbytes - self.nbytes))
+
     def grow(self, nbytes: int) -> None:
         """Hold more.
 
         Raises:
-            _Refused: too much waits already.
+            Refused: too much waits already.
         """
         if self._app._waiting + nbytes > self._app._limits.waiting_nbytes and self._app._waiting > self.nbytes:
-            raise _Refused(429, "too much waits to be committed; try again", retry_after="1")
+            raise Refused(429, "too much waits to be committed; try again", retry_after="1")
         self._app._waiting += nbytes
         self.nbytes += nbytes
 
@@ -416,9 +364,9 @@ class _Held:
 def _is_json(headers: Mapping[str, str]) -> bool:
     """Whether the body is one JSON value rather than one a line."""
     given = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given != _JSON and given not in _LINES:
-        raise _Refused(415, f"got content-type {given[:50]!r}, allowed: {_LINES[0]} (an event a line) or {_JSON}")
-    return given == _JSON
+    if given != JSON and given not in _LINES:
+        raise Refused(415, f"got content-type {given[:50]!r}, allowed: {_LINES[0]} (an event a line) or {JSON}")
+    return given == JSON
 
 
 def _numbered(headers: Mapping[str, str]) -> tuple[str, int]:
@@ -426,34 +374,12 @@ def _numbered(headers: Mapping[str, str]) -> tuple[str, int]:
     if producer is None and sequence is None:
         return "", 0
     if producer is None or sequence is None:
-        raise _Refused(400, "Penstock-Producer and Penstock-Sequence belong together, got one of them")
+        raise Refused(400, "Penstock-Producer and Penstock-Sequence belong together, got one of them")
     if not _NAME.fullmatch(producer):
-        raise _Refused(400, f"Penstock-Producer: got {producer[:50]!r}, allowed: up to 200 printable characters")
+        raise Refused(400, f"Penstock-Producer: got {producer[:50]!r}, allowed: up to 200 printable characters")
     if not sequence.isascii() or not sequence.isdigit() or int(sequence[:20]) >= 1 << 62:
-        raise _Refused(400, f"Penstock-Sequence: got {sequence[:50]!r}, allowed: a whole number from 0")
+        raise Refused(400, f"Penstock-Sequence: got {sequence[:50]!r}, allowed: a whole number from 0")
     return f"http/{producer}", int(sequence)
-
-
-def _check_size(nbytes: int, allowed: int, what: str) -> None:
-    if nbytes > allowed:
-        raise _Refused(413, f"the {what} has more than {allowed:,} bytes; send less at a time", connection="close")
-
-
-def _decompressed(body: bytes, allowed: int) -> bytes:
-    pieces, nbytes = [], 0
-    while body:
-        stream = zlib.decompressobj(wbits=31)
-        try:
-            piece = stream.decompress(body, allowed + 1 - nbytes)
-        except zlib.error as error:
-            raise _Refused(400, f"the body is no gzip: {error}") from error
-        pieces.append(piece)
-        nbytes += len(piece)
-        _check_size(nbytes, allowed, "decompressed body")
-        if not stream.eof:
-            raise _Refused(400, "the body is gzip that ends too early")
-        body = stream.unused_data
-    return b"".join(pieces)
 
 
 def _values(body: bytes) -> list[bytes] | None:
@@ -466,32 +392,22 @@ def _values(body: bytes) -> list[bytes] | None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         if b"\n" in text and not text.startswith(b"["):
             return None
-        raise _Refused(400, str(error)) from error
+        raise Refused(400, str(error)) from error
     return [text]
 
 
 async def _committed(committer: _Committer, text: bytes, producer: str, sequence: int) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[dict[str, Any] | _Refused] = loop.create_future()
+    future: asyncio.Future[dict[str, Any] | Refused] = loop.create_future()
 
-    def answer(found: dict[str, Any] | _Refused) -> None:
+    def answer(found: dict[str, Any] | Refused) -> None:
         loop.call_soon_threadsafe(lambda: None if future.done() else future.set_result(found))
 
     committer.put(_Request(text=text, producer=producer, sequence=sequence, answer=answer))
     found = await future
-    if isinstance(found, _Refused):
+    if isinstance(found, Refused):
         raise found
     return found
-
-
-def is_loopback(host: str) -> bool:
-    """Whether nobody else can connect to an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def serve(
@@ -500,88 +416,7 @@ def serve(
     """Serve until SIGTERM or Ctrl-C, and then answer what was accepted.
 
     Raises:
-        ConfigError: the address cannot be had, or uvicorn is not installed.
+        ConfigError: the address cannot be had, or the extra is not installed.
     """
-    try:
-        import uvicorn
-        from uvicorn.protocols.http.h11_impl import H11Protocol
-    except ImportError as error:
-        raise ConfigError(
-            "penstock log listen needs the extra `stream`: pip install 'penstock[stream]'"
-        ) from error
-    allowed = limits or Limits()
-
-    class Protocol(H11Protocol):
-        """Closes connections that take their time with the head of a request."""
-
-        _late: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._watch()
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            self._watch()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            self._calm()
-
-        def _watch(self) -> None:
-            if self.conn.their_state.__name__ != "IDLE":
-                self._calm()
-            elif self._late is None:
-                self._late = self.loop.call_later(allowed.header_s, self._close)
-
-        def _calm(self) -> None:
-            if self._late is not None:
-                self._late.cancel()
-                self._late = None
-
-        def _close(self) -> None:
-            self.transport.close()
-
-    class Server(uvicorn.Server):
-        """Leaves signals to us."""
-
-        def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
-            return nullcontext()
-
-    config = uvicorn.Config(
-        app,
-        http=Protocol,
-        loop="asyncio",
-        lifespan="off",
-        ws="none",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=allowed.connections,
-        timeout_keep_alive=allowed.keep_alive_s,
-        timeout_graceful_shutdown=allowed.stop_s,
-        h11_max_incomplete_event_size=allowed.header_nbytes,
-    )
-    server = Server(config)
-    with _bound(host, port) as listener:
-
-        async def run() -> None:
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, lambda: setattr(server, "should_exit", True))
-            shown = f"[{host}]" if ":" in host else host
-            on_listening(f"http://{shown}:{listener.getsockname()[1]}")
-            await server.serve(sockets=[listener])
-
-        asyncio.run(run())
+    serve_http(app, host, port, limits or Limits(), extra="stream", on_listening=on_listening)
     app.stop()
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024
-        )
-    except OSError as error:
-        raise ConfigError(f"cannot listen at {host}:{port}: {error.strerror or error}") from error

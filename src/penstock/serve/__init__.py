@@ -1,0 +1,1 @@
+"""The prediction server: a model by itself over HTTP."""

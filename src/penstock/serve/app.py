@@ -1,0 +1,328 @@
+"""The prediction server's application: rows, the Open Inference Protocol, Arrow, metrics, its own description.
+
+Requests share nothing but the scoring of their rows, and a bad one is told what is wrong with it and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+from urllib.parse import parse_qsl
+
+import msgspec
+import pyarrow as pa
+
+from penstock.errors import ConfigError, InputError
+from penstock.serve.batching import Batcher
+from penstock.serve.inference import BadTensors, infer_response, model_metadata, read_infer, tensor_rows
+from penstock.serve.metrics import CONTENT_TYPE, Metrics
+from penstock.serve.openapi import describe, page
+from penstock.serve.scorer import Scorer
+from penstock.transport.http import (
+    JSON,
+    Gone,
+    HttpLimits,
+    Receive,
+    Refused,
+    Scope,
+    Send,
+    authenticate,
+    headers_of,
+    plain_body,
+    read_body,
+    refusal,
+    send_answer,
+)
+from penstock.version import __version__
+
+__all__ = ["ARROW", "App", "ServeLimits"]
+
+ARROW = "application/vnd.apache.arrow.stream"
+_MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/ready|/infer)?")
+_log = logging.getLogger(__name__)
+_decode = msgspec.json.Decoder().decode
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeLimits(HttpLimits):
+    """What a server lets others do."""
+
+    rows: int = 10_000
+    """Of a request with rows in JSON."""
+    explained_rows: int = 100
+    tables: int = 4
+    """Arrow tables that are scored, or wait for it, at the same time; more are refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    body: bytes
+    type_: str = JSON
+    status: int = 200
+
+
+_Handler = Callable[[str, Mapping[str, str], Scope, Receive], Awaitable[_Answer]]
+
+
+class App:
+    """Serves models, each under its name."""
+
+    def __init__(
+        self,
+        models: Mapping[str, Scorer],
+        *,
+        token: bytes | None = None,
+        limits: ServeLimits | None = None,
+        access_log: TextIO | None = None,
+    ) -> None:
+        """Serve these; the first is the one that ``/predict`` means. A line of JSON for each request goes to
+        ``access_log``."""
+        if not models:
+            raise ConfigError("there is no model to serve")
+        self.models = {name: Batcher(scorer) for name, scorer in models.items()}
+        self.metrics = Metrics(lambda: {name: each.scorer for name, each in self.models.items()})
+        self._default = next(iter(models))
+        self._token, self._limits, self._access_log = token, limits or ServeLimits(), access_log
+        self._tables = 0
+        self._routes: dict[str, dict[str, _Handler]] = {
+            "/predict": {"POST": self._predict},
+            "/metrics": {"GET": self._metrics},
+            "/v2": {"GET": self._server},
+            "/v2/health/live": {"GET": self._ok},
+            "/v2/health/ready": {"GET": self._ok},
+            "/v2/models": {"GET": self._list},
+            "/health": {"GET": self._ok},
+            "/openapi.json": {"GET": self._openapi},
+            "/": {"GET": self._page},
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        begun_s = time.perf_counter()
+        status, route = 500, "other"
+        try:
+            route, handlers = self._route(scope["path"])
+            headers = headers_of(scope)
+            if route not in ("/health", "/v2/health/live", "/v2/health/ready"):
+                authenticate(headers, self._token)
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
+            handler = handlers.get(method)
+            if handler is None:
+                allowed = ", ".join(handlers)
+                raise Refused(405, f"got {scope['method']}, allowed: {allowed}", allow=allowed)
+            answer = await handler(scope["path"], headers, scope, receive)
+            status = answer.status
+            await send_answer(send, scope, status, answer.body, answer.type_)
+        except Refused as refused:
+            status = refused.status
+            await send_answer(send, scope, status, refusal(refused), JSON, refused.headers)
+        except (InputError, BadTensors) as error:
+            status = 400
+            await send_answer(send, scope, status, refusal(Refused(400, str(error))), JSON)
+        except Gone:
+            status = 499  # as nginx counts a client that went away
+        except Exception as error:  # a defect of ours: told, and the server goes on
+            _log.exception("%s %s", scope["method"], scope["path"])
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            await send_answer(send, scope, status, refusal(Refused(500, text)), JSON)
+        finally:
+            seconds = time.perf_counter() - begun_s
+            self.metrics.answered(route, status, seconds)
+            if self._access_log is not None:
+                self._log(scope, status, seconds)
+
+    def _route(self, path: str) -> tuple[str, Mapping[str, _Handler]]:
+        found = self._routes.get(path)
+        if found is not None:
+            return path, found
+        model = _MODEL.fullmatch(path)
+        if model is None:
+            known = ", ".join([*self._routes, "/v2/models/NAME/infer"])
+            raise Refused(404, f"no such path {path[:100]!r}, allowed: {known}")
+        match model[3]:
+            case "/infer":
+                return "/v2/models/NAME/infer", {"POST": self._infer}
+            case "/ready":
+                return "/v2/models/NAME/ready", {"GET": self._model_ready}
+        return "/v2/models/NAME", {"GET": self._model}
+
+    # ---- scoring
+
+    async def _predict(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
+        options = _options(scope, ("model", "version", "explain", "lineage"))
+        name, batcher = self._find(options.get("model", self._default), options.get("version"))
+        type_ = headers.get("content-type", JSON).partition(";")[0].strip().lower()
+        body = plain_body(await read_body(receive, headers, self._limits), headers, self._limits)
+        if type_ == ARROW:
+            if "explain" in options or "lineage" in options:
+                raise Refused(400, "explain and lineage are for rows in JSON")
+            return await self._predict_table(name, batcher.scorer, body)
+        if type_ not in (JSON, "application/x-www-form-urlencoded", ""):  # curl -d says the second unless told
+            raise Refused(415, f"got content-type {type_[:50]!r}, allowed: {JSON} or {ARROW}")
+        rows = _rows(body)
+        self._check_rows(rows)
+        scored = await batcher.score(rows)
+        self.metrics.scored(name, len(rows))
+        answer: dict[str, Any] = {"predictions": scored.scores, "model": name, "version": scored.scorer.version}
+        if "explain" in options:
+            most = _whole(options["explain"], "explain")
+            if len(rows) > self._limits.explained_rows:
+                raise Refused(413, f"got {len(rows):,} rows to explain, allowed: {self._limits.explained_rows:,}")
+            answer["explanations"] = scored.scorer.explain(rows, most)
+        if "lineage" in options:
+            answer["lineage"] = _lineage(scored.scorer)
+        return _Answer(msgspec.json.encode(answer))
+
+    async def _predict_table(self, name: str, scorer: Scorer, body: bytes) -> _Answer:
+        if self._tables >= self._limits.tables:
+            raise Refused(429, "too many tables are scored at the moment; try again", retry_after="1")
+        self._tables += 1
+        try:
+            return await asyncio.to_thread(self._score_table, name, scorer, body)
+        finally:
+            self._tables -= 1
+
+    def _score_table(self, name: str, scorer: Scorer, body: bytes) -> _Answer:
+        try:
+            with pa.ipc.open_stream(pa.py_buffer(body)) as stream:
+                table = stream.read_all()
+            table.validate(full=True)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            text = " ".join(str(error).split())[:200]
+            raise Refused(400, f"the body is no Arrow stream: {text}") from error
+        scores = pa.table({"score": scorer.score_table(table)})
+        scores = scores.replace_schema_metadata({"model": name, "version": scorer.version})
+        self.metrics.scored(name, table.num_rows)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, scores.schema) as writer:
+            writer.write_table(scores)
+        return _Answer(sink.getvalue().to_pybytes(), ARROW)
+
+    async def _infer(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
+        name, batcher = self._of_path(path)
+        request = read_infer(plain_body(await read_body(receive, headers, self._limits), headers, self._limits))
+        rows = tensor_rows(request)
+        self._check_rows(rows)
+        scored = await batcher.score(rows)
+        self.metrics.scored(name, len(rows))
+        return _json(infer_response(request, name, scored.scorer.version, scored.scores))
+
+    def _check_rows(self, rows: Sequence[Any]) -> None:
+        if not rows:
+            raise Refused(400, "there is no row")
+        if len(rows) > self._limits.rows:
+            raise Refused(
+                413, f"got {len(rows):,} rows, allowed: {self._limits.rows:,}; Arrow bodies may have more"
+            )
+
+    # ---- what there is
+
+    def _find(self, name: str, version: str | None) -> tuple[str, Batcher]:
+        batcher = self.models.get(name)
+        if batcher is None:
+            raise Refused(404, f"there is no model {name[:100]!r}; models: {', '.join(self.models)}")
+        if version is not None and version != batcher.scorer.version:
+            raise Refused(
+                404, f"model {name}: there is no version {version[:20]!r}; versions: {batcher.scorer.version}"
+            )
+        return name, batcher
+
+    def _of_path(self, path: str) -> tuple[str, Batcher]:
+        found = _MODEL.fullmatch(path)
+        assert found is not None
+        return self._find(found[1], found[2])
+
+    async def _ok(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
+        key = {"/v2/health/live": "live", "/v2/health/ready": "ready"}.get(path)
+        return _json({key: True} if key is not None else {"status": "ok"})
+
+    async def _server(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
+        return _json({"name": "penstock", "version": __version__, "extensions": []})
+
+    async def _list(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
+        return _json(
+            {"models": [{"name": name, "version": each.scorer.version} for name, each in self.models.items()]}
+        )
+
+    async def _model(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
+        name, batcher = self._of_path(path)
+        plan = batcher.scorer.model.plan
+        assert plan is not None
+        about = model_metadata(name, [batcher.scorer.version], plan)
+        return _json({**about, "parameters": _lineage(batcher.scorer)})
+
+    async def _model_ready(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
+        name, _ = self._of_path(path)
+        return _json({"name": name, "ready": True})
+
+    async def _metrics(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
+        return _Answer(self.metrics.text(), CONTENT_TYPE)
+
+    async def _openapi(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
+        return _json(self._described())
+
+    async def _page(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
+        return _Answer(page(self._described()).encode(), "text/html; charset=utf-8")
+
+    def _described(self) -> dict[str, Any]:
+        plans = {name: each.scorer.model.plan for name, each in self.models.items()}
+        return describe(plans, self._limits.rows, with_token=self._token is not None)
+
+    def _log(self, scope: Scope, status: int, seconds: float) -> None:
+        client = scope.get("client")
+        line = {
+            "time": time.time(),
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+            "ms": round(seconds * 1000, 3),
+            "client": None if client is None else client[0],
+        }
+        print(msgspec.json.encode(line).decode(), file=self._access_log or sys.stderr, flush=True)
+
+
+def _rows(body: bytes) -> list[Any]:
+    try:
+        value = _decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, f"the body is no JSON: {' '.join(str(error).split())}") from error
+    if isinstance(value, dict):
+        return [value]
+    if isinstance(value, list):
+        return value
+    raise Refused(400, f"got {str(value)[:50]!r}, allowed: a row (an object of columns) or a list of rows")
+
+
+def _options(scope: Scope, allowed: Sequence[str]) -> dict[str, str]:
+    query = scope.get("query_string", b"")
+    if not query:
+        return {}
+    found = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=20))
+    for name in found:
+        if name not in allowed:
+            raise Refused(400, f"got the option {name[:50]!r}, allowed: {', '.join(allowed)}")
+    return found
+
+
+def _whole(text: str, what: str) -> int:
+    if text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 10_000:
+        return int(text)
+    raise Refused(400, f"{what}: got {text[:20]!r}, allowed: 1 to 10,000")
+
+
+def _lineage(scorer: Scorer) -> dict[str, Any]:
+    """Which data the version has learnt, and how good it was."""
+    keys = ("version", "created", "code_version", "metrics", "lineage")
+    return {key: scorer.manifest[key] for key in keys if key in scorer.manifest}
+
+
+def _json(value: Any) -> _Answer:
+    return _Answer(msgspec.json.encode(value))

@@ -1,0 +1,79 @@
+"""What a prediction server counts, in the form that Prometheus reads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from penstock.errors import ConfigError
+from penstock.serve.scorer import Scorer
+
+__all__ = ["CONTENT_TYPE", "Metrics"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1, 2, 4, 8)
+
+
+class Metrics:
+    """Of one server."""
+
+    def __init__(self, models: Callable[[], Mapping[str, Scorer]]) -> None:
+        """``models`` gives what is served when somebody looks.
+
+        Raises:
+            ConfigError: the extra is not installed.
+        """
+        try:
+            import prometheus_client as prometheus
+        except ImportError as error:
+            raise ConfigError("a server needs the extra `serve`: pip install 'penstock[serve]'") from error
+        self._models, self._write = models, prometheus.generate_latest
+        self.registry = prometheus.CollectorRegistry()
+        self._requests = prometheus.Counter(
+            "penstock_requests", "Requests answered.", ["route", "status"], registry=self.registry
+        )
+        self._seconds = prometheus.Histogram(
+            "penstock_request_seconds",
+            "From a request's head to its answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._rows = prometheus.Counter("penstock_rows", "Rows scored.", ["model"], registry=self.registry)
+        self._info = prometheus.Gauge(
+            "penstock_model_info",
+            "1 for the version that answers.",
+            ["model", "version", "kind"],
+            registry=self.registry,
+        )
+        self._age = prometheus.Gauge(
+            "penstock_model_age_seconds", "Since the version was written.", ["model"], registry=self.registry
+        )
+        self._size = prometheus.Gauge(
+            "penstock_model_rows", "Rows of its tables.", ["model"], registry=self.registry
+        )
+        self._by_route: dict[tuple[str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """A request was."""
+        found = self._by_route.get((route, status))
+        if found is None:
+            count, took = self._requests.labels(route, str(status)), self._seconds.labels(route)
+            found = self._by_route[route, status] = (count.inc, took.observe)
+        found[0]()
+        found[1](seconds)
+
+    def scored(self, model: str, rows: int) -> None:
+        """Rows were."""
+        self._rows.labels(model).inc(rows)
+
+    def text(self) -> bytes:
+        """Everything, for ``/metrics``."""
+        self._info.clear()
+        for name, scorer in self._models().items():
+            self._info.labels(name, scorer.version, scorer.model.kind).set(1)
+            self._age.labels(name).set(max(0.0, time.time() - scorer.created_s))
+            self._size.labels(name).set(scorer.model.rows)
+        written: bytes = self._write(self.registry)
+        return written

@@ -1,0 +1,206 @@
+"""The server's description of itself: OpenAPI 3.1, and a page of it for people."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from penstock.features import FeaturePlan
+from penstock.version import __version__
+
+__all__ = ["describe", "page"]
+
+_CATEGORY: dict[str, Any] = {"type": ["string", "number", "boolean", "null"]}
+_NUMBER: dict[str, Any] = {"type": ["number", "boolean", "null"]}
+_KINDS: dict[str, dict[str, Any]] = {
+    "list": {"type": ["array", "null"], "items": _CATEGORY},
+    "map": {"type": ["object", "null"], "additionalProperties": {"type": ["number", "null"]}},
+    **dict.fromkeys(("raw", "standard", "log"), _NUMBER),
+}
+
+
+def describe(plans: Mapping[str, FeaturePlan | None], rows: int, *, with_token: bool) -> dict[str, Any]:
+    """The OpenAPI document."""
+    schemas: dict[str, Any] = {
+        "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
+        "Predictions": {
+            "type": "object",
+            "required": ["predictions", "model", "version"],
+            "properties": {
+                "predictions": {"type": "array", "items": {"type": "number"}},
+                "model": {"type": "string"},
+                "version": {"type": "string"},
+                "explanations": {"type": "array"},
+                "lineage": {"type": "object"},
+            },
+        },
+    }
+    names = []
+    for name, plan in plans.items():
+        assert plan is not None
+        kinds = {column.name: column.kind for column in plan.columns}
+        columns = {column: _KINDS.get(kinds.get(column, ""), _CATEGORY) for column in plan.inputs}
+        schemas[f"Row of {name}"] = {"type": "object", "properties": columns, "minProperties": 1}
+        names.append({"$ref": f"#/components/schemas/{_pointer(f'Row of {name}')}"})
+    row = names[0] if len(names) == 1 else {"anyOf": names}
+    predict = {
+        "summary": "Score rows",
+        "parameters": [
+            _query("model", "which model", {"type": "string", "enum": list(plans)}),
+            _query("version", "only if this version answers", {"type": "string"}),
+            _query("explain", "so many of the strongest features of each row", {"type": "integer", "minimum": 1}),
+            _query("lineage", "what the version has learnt", {"type": "string"}),
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"anyOf": [row, {"type": "array", "items": row, "maxItems": rows}]}
+                },
+                "application/vnd.apache.arrow.stream": {"schema": {"type": "string", "format": "binary"}},
+            },
+        },
+        "responses": _responses(
+            "Probabilities, in the order of the rows", "Predictions", "400", "404", "413", "415"
+        ),
+    }
+    model = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "enum": list(plans)}}
+    described: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": "Penstock", "version": __version__},
+        "paths": {
+            "/predict": {"post": predict},
+            "/v2/models/{name}": {
+                "get": {
+                    "summary": "Inputs and outputs of a model",
+                    "parameters": [model],
+                    "responses": _responses("Metadata", None, "404"),
+                }
+            },
+            "/v2/models/{name}/infer": {
+                "post": {
+                    "summary": "Score tensors (Open Inference Protocol)",
+                    "parameters": [model],
+                    "requestBody": {"required": True, "content": {"application/json": {"schema": _INFER}}},
+                    "responses": _responses("One tensor: score", None, "400", "404", "413"),
+                }
+            },
+            "/v2/health/live": {"get": {"summary": "It lives", "responses": _responses("Yes", None)}},
+            "/v2/health/ready": {"get": {"summary": "It answers", "responses": _responses("Yes", None)}},
+            "/v2": {"get": {"summary": "The server", "responses": _responses("Metadata", None)}},
+            "/v2/models": {"get": {"summary": "The models", "responses": _responses("Names and versions", None)}},
+            "/metrics": {
+                "get": {
+                    "summary": "For Prometheus",
+                    "responses": {"200": {"description": "Text", "content": {"text/plain": {}}}},
+                }
+            },
+        },
+        "components": {"schemas": schemas},
+    }
+    if with_token:
+        described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        described["security"] = [{"token": []}]
+    return described
+
+
+_INFER: dict[str, Any] = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "inputs": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["name", "shape", "datatype", "data"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+                    "datatype": {"type": "string"},
+                    "data": {"type": "array"},
+                },
+            },
+        },
+    },
+}
+
+
+def page(described: Mapping[str, Any]) -> str:
+    """The description, to be read."""
+    parts = []
+    for path, methods in described["paths"].items():
+        for method, what in methods.items():
+            parts.append(
+                f"<dt><b>{method.upper()}</b> {html.escape(path)}</dt><dd>{html.escape(what['summary'])}</dd>"
+            )
+    rows = []
+    for name, schema in described["components"]["schemas"].items():
+        if name.startswith("Row of "):
+            columns = "".join(
+                f"<tr><td>{html.escape(column)}</td><td>{html.escape(_types(spec))}</td></tr>"
+                for column, spec in schema["properties"].items()
+            )
+            rows.append(
+                f"<h2>{html.escape(name)}</h2><table><tr><th>column</th><th>value</th></tr>{columns}</table>"
+            )
+    example = html.escape(_example(described))
+    return _PAGE.format(
+        version=html.escape(described["info"]["version"]),
+        paths="".join(parts),
+        rows="".join(rows),
+        example=example,
+    )
+
+
+def _example(described: Mapping[str, Any]) -> str:
+    schema = next(s for name, s in described["components"]["schemas"].items() if name.startswith("Row of "))
+    row = {}
+    for column, spec in list(schema["properties"].items())[:3]:
+        kinds = spec["type"]
+        row[column] = (
+            "a" if "string" in kinds else 1.5 if "number" in kinds else ["a"] if "array" in kinds else {"a": 1}
+        )
+    return f"curl localhost:8080/predict -d '[{json.dumps(row)}]'"
+
+
+def _types(spec: Mapping[str, Any]) -> str:
+    return ", ".join(kind for kind in spec["type"] if kind != "null")
+
+
+def _query(name: str, what: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "description": what, "schema": dict(schema)}
+
+
+def _responses(what: str, schema: str | None, *errors: str) -> dict[str, Any]:
+    content = {"$ref": f"#/components/schemas/{schema}"} if schema else {"type": "object"}
+    found: dict[str, Any] = {"200": {"description": what, "content": {"application/json": {"schema": content}}}}
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    for status in errors:
+        found[status] = {"description": "What is wrong, and what is allowed", "content": error}
+    return found
+
+
+def _pointer(name: str) -> str:
+    """As part of a JSON pointer in a URL (RFC 6901)."""
+    return name.replace("~", "~0").replace("/", "~1").replace(" ", "%20")
+
+
+_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Penstock</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+:root {{ color-scheme: light dark }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem }}
+code, dt {{ font-family: ui-monospace, monospace; overflow-wrap: anywhere }}
+pre {{ overflow-x: auto; padding: .75rem; border: 1px solid #8886; border-radius: .4rem }}
+dd {{ margin: 0 0 .5rem 1.5rem }}
+table {{ border-collapse: collapse }} td, th {{ text-align: left; padding: .15rem 1rem .15rem 0 }}
+</style></head><body>
+<h1>Penstock {version}</h1>
+<p>A prediction server; see also <a href="openapi.json">openapi.json</a> and <a href="metrics">metrics</a>.</p>
+<pre><code>{example}</code></pre>
+<dl>{paths}</dl>{rows}</body></html>
+"""

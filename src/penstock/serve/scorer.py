@@ -1,0 +1,119 @@
+"""A model that answers: rows to scores, the same bits as ``Model.predict`` gives for them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from penstock.batch import Floats
+from penstock.errors import ConfigError, DataError, RowError
+from penstock.features import Encoder
+from penstock.features.memory import Memory
+from penstock.models import Linear, Model
+from penstock.serve.rows import BadRow, RowReader
+
+__all__ = ["Contribution", "Scorer"]
+
+PART_ROWS = 8192
+"""Rows of a table that are scored at once; between two parts others get their turn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """What one feature adds to the log-odds of a row."""
+
+    feature: str
+    contribution: float
+
+
+@dataclass(eq=False)
+class Scorer:
+    """One version of a model. ``score`` and ``explain`` are for one thread, ``score_table`` for any."""
+
+    model: Model
+    manifest: Mapping[str, Any]
+    reader: RowReader = field(init=False)
+
+    def __post_init__(self) -> None:
+        plan = self.model.plan
+        if plan is None:
+            raise ConfigError("a model that has not been fitted cannot be served")
+        self.reader = RowReader(plan)
+        self._encoder, self._memory = Encoder(plan), Memory()
+        self._table_encoder, self._table_memory, self._table_lock = Encoder(plan), Memory(), threading.Lock()
+
+    @property
+    def version(self) -> str:
+        """The version in the model's manifest."""
+        return str(self.manifest.get("version", 0))
+
+    @property
+    def created_s(self) -> float:
+        """When the version was written, in seconds since 1970; 0 where the manifest does not say."""
+        try:
+            return datetime.fromisoformat(str(self.manifest.get("created"))).timestamp()
+        except ValueError:
+            return 0.0
+
+    def score(self, rows: Sequence[Mapping[str, Any]]) -> Floats:
+        """Probabilities f32[n].
+
+        Raises:
+            BadRow: a row cannot be scored.
+        """
+        batch = self.reader.read(rows)
+        try:
+            return self.model.predict_batch(self._encoder.encode(batch, labelled=False, memory=self._memory))
+        except RowError as error:
+            raise BadRow(error.row, error.message) from error
+
+    def score_table(self, table: pa.Table) -> Floats:
+        """Probabilities f32[n] of a table whose columns have the types that training read, or could have read.
+
+        Raises:
+            DataError: a column is missing or of a type that does not fit, or a value is not allowed.
+        """
+        out = np.empty(table.num_rows, np.float32)
+        table = table.select([name for name in self._table_encoder.plan.inputs if name in table.column_names])
+        begin = 0
+        for batch in table.to_batches(max_chunksize=PART_ROWS):
+            with self._table_lock:
+                try:
+                    encoded = self._table_encoder.encode(batch, labelled=False, memory=self._table_memory)
+                except RowError as error:
+                    raise DataError(f"row {begin + error.row}: {error.message}") from error
+                out[begin : begin + len(batch)] = self.model.predict_batch(encoded)
+            begin += len(batch)
+        return out
+
+    def explain(self, rows: Sequence[Mapping[str, Any]], most: int) -> list[list[Contribution]]:
+        """For each row the features that add most to its log-odds, either way; none that adds nothing.
+
+        Raises:
+            BadRow: a row cannot be scored.
+            ConfigError: the model is of a kind whose scores are no sums.
+        """
+        if not isinstance(self.model, Linear):
+            raise ConfigError(f"a model of kind {self.model.kind!r} cannot be explained; allowed: linear")
+        records = self.reader.read(rows)
+        try:
+            batch = self._encoder.encode(records, labelled=False)
+        except RowError as error:
+            raise BadRow(error.row, error.message) from error
+        added = self.model.table.pull(batch.keys)[:, 0]
+        if batch.values is not None:
+            added = added * batch.values
+        found = []
+        for n in range(len(batch)):
+            part = slice(int(batch.offsets[n]), int(batch.offsets[n + 1]))
+            names = self._encoder.name_keys(records.slice(n, 1), np.unique(batch.keys[part]))
+            pairs = zip(batch.keys[part].tolist(), added[part].tolist(), strict=True)
+            known = [Contribution(feature=names.get(key, "?"), contribution=add) for key, add in pairs if add]
+            found.append(sorted(known, key=lambda each: -abs(each.contribution))[:most])
+        return found
