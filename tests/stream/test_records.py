@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from penstock.log import Log
 from penstock.log.ledger import Ledger
 from penstock.stream import records
+from penstock.stream.scan import Scanner
 from tests.stream.oracle import Oracle
 from tests.stream.test_replay import CLICK_AFTER, simple
 from tests.stream.worlds import (
@@ -183,3 +184,23 @@ def test_what_is_recorded_changes_no_example(steps: list[int]) -> None:
                 made.records.uncounted(step)
         assert len(recorded(built.log, IMPRESSIONS)) == 1
         assert run(built.log, simple()) == before
+
+
+def test_where_every_event_counts_nothing_is_looked_at_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nobody appends, whoever follows the log leaves it alone."""
+    asked: list[tuple[str, int, int]] = []
+    original = Scanner.uncounted
+
+    def counting(self: Scanner, name: str, first: int, end: int, steps: Any) -> Any:
+        asked.append((name, first, end))
+        return original(self, name, first, end, steps)
+
+    monkeypatch.setattr(Scanner, "uncounted", counting)
+    turns = (Turn((Fact(IMPRESSIONS, 1, id="a"),), 100), Turn((Fact(IMPRESSIONS, 101, id="b"),), 200))
+    with log_of(World(turns), finish=False) as built, replay(built.log, simple()) as made:
+        for number in range(2):
+            built.turn()
+            made.timeline.extend()
+            for _ in range(3):
+                made.records.uncounted(number)
+    assert asked == [(IMPRESSIONS, 0, 1), (IMPRESSIONS, 1, 2)]

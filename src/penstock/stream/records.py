@@ -42,6 +42,8 @@ class Records:
         self._log, self._timeline, self._scanner, self._range = log, timeline, scanner, range_
         self._noted: list[tuple[int, int]] = []
         self._known: set[int] | None = None
+        self._looked: dict[str, int] = {}
+        """By stream, the step up to which it was looked for events that do not count."""
         self._pipeline = timeline.pipeline
         self._sealed = Ledger(f"{log.place}/_pipelines/{self._pipeline.name}", SEALED, ordered_by="step")
         self._key = f"{self._pipeline.name}/{self._pipeline.fingerprint}"
@@ -79,10 +81,15 @@ class Records:
     def uncounted(self, through: int) -> None:
         """The events of all steps up to this one that do not count, those that are not recorded yet."""
         for name in self._pipeline.streams:
+            if self._looked.get(name, -1) >= through:
+                continue
             quarantine = self._log.quarantine(name)
             known = quarantine.recorded(self._key)
-            if known < through:
-                self._uncounted(name, quarantine, known + 1, through)
+            # Nothing is recorded where all events counted, so what was looked at is known besides.
+            first = max(known, self._looked.get(name, -1)) + 1
+            if first <= through:
+                self._uncounted(name, quarantine, first, through)
+            self._looked[name] = through
 
     def _uncounted(self, name: str, quarantine: Quarantine, first: int, through: int) -> None:
         timeline = self._timeline
