@@ -20,6 +20,8 @@ BENCHMARKS = {
     "replay": "a log to examples, a join of two streams, beside Spark and DuckDB",
     "kappa": "live: from an event's arrival to a model that has learnt it; and what an overload does",
     "prove": "batch = stream = Lambda on 10 M events",
+    "serve-http": "a row a request over HTTP, beside FastAPI and scikit-learn",
+    "serve-bulk": "Arrow bodies over HTTP",
     "kernel": "learning alone, on hashed batches in memory, beside scikit-learn and the memory's limit",
     "quality": "AUC and accuracy on a9a, beside scikit-learn",
     "startup": "the command line: --help, and a run of 10,000 rows",
