@@ -352,3 +352,21 @@ def test_one_bit_of_the_value_changes_half_of_the_key():
         hashing.integer_keys(base ^ (1 << bit), NO_BITS, 0, column(), batch, 0)
         flipped = np.unpackbits((before ^ batch.keys).view(np.uint8)).mean() * 64 / 63
         assert 0.48 < flipped < 0.52, f"bit {bit} of the value changes {flipped:.1%} of the key"
+
+
+@pytest.mark.parametrize("bit", [0, 3])
+def test_texts_of_many_columns_have_the_keys_of_each(bit: int) -> None:
+    texts = [b"a", b"", b"17", b"-3", b"017", b"longer than eight", b"x" * 40, b"", b"17"]
+    valid = [True, True, True, True, True, True, False, False, True]
+    data = np.frombuffer(b"".join(texts), np.uint8)
+    offsets = np.cumsum([0, *map(len, texts)]).astype(np.int32)
+    bits = bitmap_of(valid, bit)
+    seeds, missing = np.array([SEED, 99, SEED], np.uint64), np.array([MISSING, 4, 6], np.uint64)
+    keys = np.empty((3, 3), np.uint64)
+    hashing.many_text_keys(data, offsets, bits, bit, hashing.TextColumns(seeds, missing), keys)
+    for j in range(3):
+        batch = target(3)
+        one = hashing.Column(seeds[j], missing[j])
+        hashing.text_keys(data, offsets[3 * j : 3 * j + 4], bits, bit + 3 * j, one, batch, 0)
+        assert keys[j].tolist() == batch.keys.tolist()
+    assert keys[2].tolist()[:2] == [6, 6] and keys[0, 1] == MISSING

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import penstock as ps
-from penstock.features import ColumnPlan, Encoder, FeaturePlan
-from penstock.serve.rows import BadRow, RowReader
+from penstock.features import ColumnPlan, Encoder, FeaturePlan, ValueEncoder
+from penstock.features.memory import Memory
+from penstock.serve.rows import BadRow, RowReader, read_values
+from penstock.serve.scorer import Scorer
 from tests.serve.conftest import Served, rows_of_all_kinds
 
 
@@ -96,7 +99,75 @@ def test_what_cannot_be_scored(served: Served, row: Any, said: str) -> None:
     assert caught.value.row == 2
 
 
+def without_lists(served: Served) -> tuple[ps.Linear, Scorer]:
+    """A model whose plan has no lists, so that its rows take the short way."""
+    features = ps.Features(
+        label="clicked",
+        numeric=["price", "width", ps.Numeric(name="seen", how="log")],
+        categorical=["site", "user", "mobile"],
+        crosses=[("site", "tagged"), ("user", "mobile", "site")],
+    )
+    table = served.table.append_column("tagged", pc.list_value_length(served.table["tags"]))
+    model = ps.Linear(features)
+    ps.fit(model, table, progress=False)
+    return model, Scorer(model, {"version": 1})
+
+
+def test_the_short_way_gives_the_same_bits(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, scorer = without_lists(served)
+    unseen = rows_of_all_kinds(300, seed=6)
+    unseen = unseen.append_column("tagged", pc.list_value_length(unseen["tags"]))
+    expected = model.predict(unseen)
+    monkeypatch.setattr(scorer, "reader", None)  # the long way
+    with pytest.raises(AttributeError):
+        scorer.score(as_json(unseen))
+    monkeypatch.undo()
+    monkeypatch.setattr(RowReader, "read", None)
+    np.testing.assert_array_equal(scorer.score(as_json(unseen)), expected)
+    assert [scorer.score([row])[0] for row in as_json(unseen)[:50]] == expected[:50].tolist()
+    odd = [{"site": 1.0, "user": True, "price": True}, {"mobile": "true", "price": 2**70}]
+    short = scorer.score(odd)
+    monkeypatch.undo()
+    monkeypatch.setattr(scorer, "_values", None)
+    np.testing.assert_array_equal(short, scorer.score(odd))
+
+
 scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5)
+
+
+SHORT = FeaturePlan(
+    label="y",
+    columns=(
+        ColumnPlan(name="number", kind="standard", type="double", mean=0.5, scale=3.0),
+        ColumnPlan(name="narrow", kind="raw", type="float"),
+        ColumnPlan(name="log", kind="log", type="int64", scale=4.0),
+        ColumnPlan(name="category", kind="categorical", type="string"),
+        ColumnPlan(name="tags", kind="categorical", type="string"),
+    ),
+    crosses=(("category", "words"), ("other", "tags", "words")),
+)
+short_names = ("number", "narrow", "log", "category", "tags", "words", "other", "unknown")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_both_ways_agree_on_whatever_comes(data: st.DataObject) -> None:
+    """The short way gives the keys and values of the long one, or leaves rows to it."""
+    rows = data.draw(st.lists(st.dictionaries(st.sampled_from(short_names), scalars), min_size=1, max_size=4))
+    values = ValueEncoder(SHORT)
+    found = read_values(values, rows)
+    batch = values.encode(*found, Memory()) if found is not None else None
+    try:
+        expected = Encoder(SHORT).encode(RowReader(SHORT).read(rows), labelled=False)
+    except (BadRow, ps.PenstockError):
+        assert batch is None
+        return
+    assert batch is not None and batch.width == expected.width
+    np.testing.assert_array_equal(batch.keys, expected.keys)
+    np.testing.assert_array_equal(batch.offsets, expected.offsets)
+    np.testing.assert_array_equal(batch.values, expected.values)  # type: ignore[arg-type]
+
+
 anything = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
 )
@@ -120,6 +191,7 @@ def test_whatever_comes_is_scored_or_refused(rows: list[Any]) -> None:
     model = ps.Linear(PLAN, slots=64, segments=2)
     reader, encoder = RowReader(PLAN), Encoder(PLAN)
     try:
+        reader.check(rows)
         encoded = encoder.encode(reader.read(rows), labelled=False)
     except (BadRow, ps.PenstockError) as error:
         assert "\n" not in str(error)

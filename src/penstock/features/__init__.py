@@ -2,5 +2,6 @@
 
 from penstock.features.encode import Encoder
 from penstock.features.spec import ColumnPlan, FeaturePlan, Features, Numeric, unknown_column
+from penstock.features.values import ValueEncoder
 
-__all__ = ["ColumnPlan", "Encoder", "FeaturePlan", "Features", "Numeric", "unknown_column"]
+__all__ = ["ColumnPlan", "Encoder", "FeaturePlan", "Features", "Numeric", "ValueEncoder", "unknown_column"]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
+from numpy.typing import NDArray
 
 from penstock.errors import DataError, RowError
 from penstock.features.arrays import as_numbers
@@ -59,8 +60,14 @@ class NumericColumns:
                 raise DataError(f"column {self.names[j]!r} must be numeric, its type is {array.type}") from error
             if some_absent:
                 absent[j] = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else False
-        bad = hashing.number_keys(numbers, absent, self._columns, target)
+        bad = self.write_numbers(numbers, absent, target)
         if bad >= 0:
             j, row = divmod(bad, len(target.starts))
             got = arrays[j][row].as_py()
             raise RowError(row, f"column {self.names[j]!r} is {got}; allowed: a finite f32 number, or null")
+
+    def write_numbers(
+        self, numbers: NDArray[np.float64], absent: NDArray[np.bool_], target: hashing.Target
+    ) -> int:
+        """The same of numbers f64[N, B], of which some may be absent; see ``hashing.number_keys``."""
+        return hashing.number_keys(numbers, absent, self._columns, target)

@@ -22,12 +22,14 @@ __all__ = [
     "Column",
     "NumberColumns",
     "Target",
+    "TextColumns",
     "constant_keys",
     "copy_lists",
     "cross_keys",
     "distinct_in_lists",
     "gather_keys",
     "integer_keys",
+    "many_text_keys",
     "number_keys",
     "text_hash",
     "text_keys",
@@ -55,6 +57,13 @@ class Column(NamedTuple):
 
     seed: np.uint64
     missing: np.uint64
+
+
+class TextColumns(NamedTuple):
+    """Constants of T columns of categories, each an array of T."""
+
+    seeds: NDArray[np.uint64]
+    missing: NDArray[np.uint64]
 
 
 class NumberColumns(NamedTuple):
@@ -198,6 +207,28 @@ def text_keys(data: Any, offsets: Any, bitmap: Any, bit: int, column: Any, batch
         if end > begin and is_valid(valid, bitmap.size, bit + i):
             key = seal(column.seed, text_hash(text, data.size, begin, end))
         keys[starts[i] + c] = key
+
+
+@kernel
+def many_text_keys(data: Any, offsets: Any, bitmap: Any, bit: int, columns: Any, keys: Any) -> None:
+    """``text_keys`` of T text columns at once: value ``j * B + i`` is that of column j in row i.
+
+    Args:
+        data, offsets, bitmap, bit: of T * B texts, as ``text_keys`` takes them
+        columns: ``TextColumns``
+        keys: u64[T, B], to be written
+    """
+    text, valid = pointer(data), pointer(bitmap)
+    B = keys.shape[1]
+    for j in range(keys.shape[0]):
+        seed, missing = columns.seeds[j], columns.missing[j]
+        for i in range(B):
+            n = j * B + i
+            begin, end = np.int64(offsets[n]), np.int64(offsets[n + 1])
+            key = missing
+            if end > begin and is_valid(valid, bitmap.size, bit + n):
+                key = seal(seed, text_hash(text, data.size, begin, end))
+            keys[j, i] = key
 
 
 @kernel

@@ -11,12 +11,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from penstock.errors import InputError
-from penstock.features import FeaturePlan
+from penstock.features import FeaturePlan, ValueEncoder
 
-__all__ = ["BadRow", "RowReader"]
+__all__ = ["BadRow", "RowReader", "read_values"]
 
 Row = Mapping[str, Any]
 _Column = tuple[str, pa.DataType, Callable[[Any], Any], str]
@@ -41,11 +43,11 @@ class RowReader:
         self._known = frozenset(self._names)
         self._schema = pa.schema([(name, type_) for name, type_, _, _ in self._columns])
 
-    def read(self, rows: Sequence[Row]) -> pa.RecordBatch:
-        """A record batch of the model's columns.
+    def check(self, rows: Sequence[Row]) -> None:
+        """Each row is an object that has some of the model's columns.
 
         Raises:
-            BadRow: a row is no object, has none of the columns, or a value is of another type.
+            BadRow: one is not.
         """
         known = self._known
         for n, row in enumerate(rows):
@@ -53,9 +55,40 @@ class RowReader:
                 raise BadRow(n, f"got {_shown(row)}, allowed: an object of columns")
             if known.isdisjoint(row):
                 raise BadRow(n, f"has none of the model's columns; they are {_listed(self._names)}")
+
+    def read(self, rows: Sequence[Row]) -> pa.RecordBatch:
+        """A record batch of the model's columns, of rows that were checked.
+
+        Raises:
+            BadRow: a value is of another type.
+        """
         return pa.RecordBatch.from_arrays(
             [_array(column, [row.get(column[0]) for row in rows]) for column in self._columns], schema=self._schema
         )
+
+
+def read_values(
+    encoder: ValueEncoder, rows: Sequence[Row]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], pa.Array] | None:
+    """Rows as a ``ValueEncoder`` takes them; None where ``RowReader`` must look at what is wrong, or unusual."""
+    values = [row.get(name) for name in encoder.numbers for row in rows]
+    if not _PLAIN_NUMBERS.issuperset(map(type, values)):
+        return None
+    texts = [row.get(name) for name in encoder.texts for row in rows]
+    try:
+        numbers = np.array(values, np.float64).reshape(len(encoder.numbers), len(rows))
+        if not _PLAIN_TEXTS.issuperset(map(type, texts)):
+            texts = [value if value is None else _category(value) for value in texts]
+        strings = pa.array(texts, pa.string())
+    except (TypeError, ValueError, OverflowError, pa.ArrowException):
+        return None
+    if None not in values:
+        return numbers, np.zeros(numbers.shape, np.bool_), strings
+    return numbers, np.array([value is None for value in values]).reshape(numbers.shape), strings
+
+
+_PLAIN_NUMBERS = frozenset((float, int, bool, type(None)))
+_PLAIN_TEXTS = frozenset((str, type(None)))
 
 
 def _array(column: _Column, values: list[Any]) -> pa.Array:

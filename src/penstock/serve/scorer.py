@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from penstock.batch import Floats
 from penstock.errors import ConfigError, DataError, RowError
-from penstock.features import Encoder
+from penstock.features import Encoder, ValueEncoder
 from penstock.features.memory import Memory
 from penstock.models import Linear, Model
-from penstock.serve.rows import BadRow, RowReader
+from penstock.serve.rows import BadRow, RowReader, read_values
 
 __all__ = ["Contribution", "Scorer"]
 
@@ -46,6 +46,7 @@ class Scorer:
             raise ConfigError("a model that has not been fitted cannot be served")
         self.reader = RowReader(plan)
         self._encoder, self._memory = Encoder(plan), Memory()
+        self._values = ValueEncoder(plan) if ValueEncoder.can(plan) else None
         self._table_encoder, self._table_memory, self._table_lock = Encoder(plan), Memory(), threading.Lock()
 
     @property
@@ -67,9 +68,15 @@ class Scorer:
         Raises:
             BadRow: a row cannot be scored.
         """
-        batch = self.reader.read(rows)
+        self.reader.check(rows)
+        if self._values is not None:
+            found = read_values(self._values, rows)
+            batch = self._values.encode(*found, self._memory) if found is not None else None
+            if batch is not None:
+                return self.model.predict_batch(batch)
+        records = self.reader.read(rows)
         try:
-            return self.model.predict_batch(self._encoder.encode(batch, labelled=False, memory=self._memory))
+            return self.model.predict_batch(self._encoder.encode(records, labelled=False, memory=self._memory))
         except RowError as error:
             raise BadRow(error.row, error.message) from error
 
@@ -101,6 +108,7 @@ class Scorer:
         """
         if not isinstance(self.model, Linear):
             raise ConfigError(f"a model of kind {self.model.kind!r} cannot be explained; allowed: linear")
+        self.reader.check(rows)
         records = self.reader.read(rows)
         try:
             batch = self._encoder.encode(records, labelled=False)
