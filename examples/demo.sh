@@ -3,6 +3,7 @@
 set -euo pipefail
 penstock=${PENSTOCK:-penstock}
 folder=${1:-.demo}
+examples=$(cd "$(dirname "$0")" && pwd)
 
 step() {
     printf '\n\033[1m%s\033[0m\n$ penstock %s\n' "$1" "${*:2}"
@@ -34,6 +35,7 @@ What to try next, from there, with penstock = $penstock:
   penstock train YOUR.parquet --label YOUR_LABEL -o yours/        also CSV, TSV, Arrow, libsvm; folders; URLs
   penstock train clicks/clicks-00000.parquet --label clicked --time time --servers 2 --workers 2 -o cluster/
   penstock compare clicks/clicks-00000.parquet --label clicked --consistency bsp --consistency asp    a page of what each costs
-  python examples/from_events.py        impressions and clicks in a log, a query to examples, late clicks that correct labels
+  penstock serve ctr=model/             answers over HTTP; then: curl localhost:8080/predict -d '{"c1": "x", "n1": 2}'
+  $(dirname "$penstock")/python $examples/from_events.py    events in a log, a query to examples, late clicks that correct labels
   penstock train --help
 END

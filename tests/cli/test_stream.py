@@ -97,10 +97,37 @@ def test_examples_of_a_day_and_as_a_live_run_learns_them(penstock: Penstock, log
     assert set(changes["_kind"].to_pylist()) == {"first"}
     (log / "mine").mkdir()
     (log / "mine/file").touch()
-    fails(penstock(*arguments, "-o", "mine"), "was not written by Penstock")
+    fails(penstock(*arguments, "-o", "mine"), "has something else than examples (file)")
     fails(
         penstock("examples", "job.toml", "--from", "2026-11-02", "--to", "2026-11-01", "-o", "x"), "must be after"
     )
+
+
+def test_examples_and_models_do_not_replace_each_other(penstock: Penstock, log: Path) -> None:
+    arguments = ("--from", "2026-11-01", "--to", "2026-11-01T02:00")
+    assert penstock("examples", "job.toml", *arguments, "-o", "examples")[0] == 0
+    fails(penstock("train", "job.toml", *arguments, "-o", "examples"), "examples: has examples of a pipeline")
+    assert penstock("train", "job.toml", *arguments, "-o", "model")[0] == 0
+    before = sorted(each.name for each in (log / "model").iterdir())
+    fails(penstock("examples", "job.toml", "-o", "model", "--overwrite"), "has something else than examples")
+    assert sorted(each.name for each in (log / "model").iterdir()) == before
+
+
+def test_a_range_is_cut_to_windows(penstock: Penstock, log: Path) -> None:
+    inside = ("--from", "2026-11-01T00:03", "--to", "2026-11-01T00:14")
+    status, out, err = penstock("examples", "job.toml", *inside, "-o", "some")
+    assert status == 0 and "50 examples" in out, err  # from 00:00 and 00:05, one event in 12 seconds
+    times = pq.read_table(log / "some")["_time"].to_pylist()
+    assert (min(times), max(times)) == (BEGIN, BEGIN + timedelta(minutes=10, seconds=-12))
+    none = ("--window", "1d", "--from", "2026-11-01T01:00", "--to", "2026-11-01T02:00", "-o", "none")
+    fails(penstock("examples", "job.toml", *none), "lie in one window of 1d, and the window of --to is left out")
+
+
+def test_the_quarantine_of_nothing(penstock: Penstock, log: Path) -> None:
+    fails(penstock("log", "quarantine", "events", "nothing"), "there is no stream 'nothing'; streams: clicks")
+    status, _, err = penstock("log", "quarantine", "events", "clicks", "--reason", "wrong")
+    assert status == 2 and "'wrong' is not one of" in err
+    fails(penstock("log", "tail", "elsewhere", "clicks"), "elsewhere: there is no log, or no stream in it yet")
 
 
 def test_what_is_not_sealed_is_said(penstock: Penstock, log: Path) -> None:
@@ -190,6 +217,16 @@ def test_late_events_are_quarantined_and_readmitted(penstock: Penstock, log: Pat
         ('time = "ts", id = "request_id"', 'time = "when", id = "request_id"', ["'when'", "'ts'"]),
         ("impressions = {", "impresions = {", ["impresions"]),
         ('label = "clicked"', 'label = "bought"', ["bought"]),
+        (
+            'label = "clicked"',
+            'label = "site"',
+            ["features.label: column 'site' is of type string; allowed: 0 or 1"],
+        ),
+        ("[features]", "[feature]", ["feature is not known; allowed: aggregates, features, optimizer"]),
+        ('id = "click_id"', 'id = "clickid"', ["streams.clicks.id: got 'clickid'", "ts, click_id, request_id"]),
+        ('idle = "1s"', 'idle = "nevr"', ["streams.impressions.idle: got 'nevr'", "or never"]),
+        ("label_wait", 'late_positives = "duplicate"\nlabel_wait', ["pipeline.on_time is missing", "label-delay"]),
+        ("select i.*,", "select i.*, cast(i.site as int) as n,", ["Could not convert string 's"]),
     ],
 )
 def test_bad_jobs_are_one_clear_line(penstock: Penstock, log: Path, old: str, new: str, parts: list[str]) -> None:
@@ -215,13 +252,20 @@ def test_a_fork_takes_the_place_of_a_run_that_follows(log: Path) -> None:
             return int(read_manifest(log / "m")["version"])
         return 0
 
+    def is_refused(*more: str) -> bool:
+        with begin(*more) as other:
+            assert other.wait(90) == 2 and other.stderr is not None
+            return "another run writes here (process" in other.stderr.read()
+
     with begin() as first:
         until(lambda: version() > 0, "the first run publishes no model")
+        assert is_refused() and is_refused("--resume")
         with begin("--fork", "--from", "2026-11-01T01:00") as fork:
             assert first.wait(90) == 130, "the first run is asked to stop, and leaves a checkpoint"
             until(lambda: read_manifest(log / "m")["lineage"]["settings"]["strategy"]["from"], "no swap")
             fork.terminate()
-            assert fork.wait(90) == 130
+            assert fork.wait(90) == 130 and fork.stderr is not None
+            assert "the fork has caught up, and has taken the place of the model in m" in fork.stderr.read()
     assert read_manifest(log / "m")["lineage"]["rows"] == EVENTS // 2
     assert (log / "m/checkpoint/manifest.json").exists()
     assert not (log / "m/fork/manifest.json").exists()

@@ -114,7 +114,7 @@ def test_the_quarantine_is_shown_with_reasons(filled: Path, penstock: Penstock) 
         ("garbage [bold]", 15),
         ('{"ts":1,"n":1,"n":2}', 55),
     ]
-    assert penstock("log", "quarantine", filled, "nothing") == (0, "", "0 in the quarantine of nothing\n")
+    assert penstock("log", "quarantine", filled, "s", "--reason", "late") == (0, "", "0 in the quarantine of s\n")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_the_quarantine_is_shown_with_reasons(filled: Path, penstock: Penstock) 
         ),
         (("append", "log", "s"), "Missing argument"),
         (("tail", "log", "nope"), "there is no stream 'nope'; streams: s"),
-        (("tail", "nowhere", "s"), "there is no stream 's'; streams: none"),
+        (("tail", "nowhere", "s"), "nowhere: there is no log, or no stream in it yet; looked for 's'"),
         (("tail", "log", "s", "--since", "5"), "--since: got '5', allowed: a duration"),
         (("tail", "log", "s", "--from", "x"), "--from: got 'x', allowed: a date or time"),
         (("tail", "log", "s", "--from", "2026-01-01", "--since", "1d"), "say the same"),

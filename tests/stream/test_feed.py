@@ -184,7 +184,7 @@ def test_an_error_of_whoever_iterates_goes_through(monkeypatch: pytest.MonkeyPat
 
 
 def test_errors_of_its_thread_are_raised(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no stream 'impressions'"):
+    with pytest.raises(DataError, match="there is no log, or no stream in it yet; looked for 'impressions'"):
         all_of(feed(str(tmp_path / "nothing")))
     with log_of(CLICK_AFTER) as built:
         with pytest.raises(ConfigError, match=r"pipeline\.query"):

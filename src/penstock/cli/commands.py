@@ -65,7 +65,7 @@ def _optimizer(text: str) -> dict[str, Any]:
 @click.option("--holdout", type=float, help="Share of rows to evaluate on instead of learning them.")
 @click.option("--holdout-after", help="Evaluate on the rows from this event time on.")
 @click.option("--readers", type=int, help="Threads that read and hash.  [default: cores]")
-@click.option("--from", "from_", metavar="TIME", help="Of a pipeline: windows that begin at this time or later.")
+@click.option("--from", "from_", metavar="TIME", help="Of a pipeline: from the window in which this time lies.")
 @click.option("--to", metavar="TIME", help="Of a pipeline: windows that begin before; then it ends.")
 @click.option("--once", is_flag=True, help="Of a pipeline: learn what is sealed now, and end.")
 @click.option("--fork", is_flag=True, help="Of a pipeline: train apart, and replace the model once all is learnt.")

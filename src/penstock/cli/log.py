@@ -17,6 +17,7 @@ from penstock.errors import ConfigError, DataError, Interrupted
 __all__ = ["log"]
 
 _FOLLOW_S = 0.5
+_REASONS = ("malformed", "type", "time", "column", "too long", "late", "duplicate", "skewed")
 _WIDE = 110
 """Columns of a terminal that has room for everything."""
 
@@ -543,13 +544,16 @@ def _describe(stream: Any) -> dict[str, Any]:
 @log.command()
 @click.argument("log_", metavar="LOG")
 @click.argument("stream")
-@click.option("--reason", help="Only these: malformed, type, time, column, too long, late, duplicate, skewed.")
+@click.option("--reason", type=click.Choice(_REASONS), help="Only these.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a row, with all of the event.")
 def quarantine(log_: str, stream: str, reason: str | None, as_json: bool) -> None:
     """Show what came to a STREAM and could not be taken, or is not counted, and why."""
     from penstock.log import Log, check_name
 
-    rows = Log(log_).quarantine(check_name(stream)).read(reason).to_pylist()
+    found = Log(log_)
+    rows = found.quarantine(check_name(stream)).read(reason).to_pylist()
+    if not rows and not found.has(stream) and not found.quarantine(stream).read().num_rows:
+        found.stream(stream)
     if as_json:
         _print_json(rows)
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from typing import Any
 
@@ -86,6 +87,9 @@ def main() -> None:
     """Run the command line; errors of ours are one line on standard error."""
     from penstock.errors import PenstockError
 
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A script's background jobs start like this; who follows a log must still end by kill -INT.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except PenstockError as error:

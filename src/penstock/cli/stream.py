@@ -17,8 +17,8 @@ from penstock.errors import ConfigError
 __all__ = ["examples", "feed", "prove", "readmit", "train_pipeline", "view", "why_waiting"]
 
 _WAIT_MAX_S = 120
-_FROM = click.option("--from", "from_", metavar="TIME", help="Windows that begin at this time or later.")
-_TO = click.option("--to", metavar="TIME", help="Windows that begin before this time.")
+_FROM = click.option("--from", "from_", metavar="TIME", help="From the window in which this time lies.")
+_TO = click.option("--to", metavar="TIME", help="Windows before the one in which this time lies.")
 
 
 def times(from_: str | None, to: str | None) -> tuple[int | None, int | None]:
@@ -96,6 +96,10 @@ def train_pipeline(
             resume=resume,
             progress=not quiet,
             fork=fork,
+            on_swap=lambda path: click.echo(
+                f"the fork has caught up, and has taken the place of the model in {path}; it goes on from there",
+                err=True,
+            ),
             as_called={"from": from_, "to": to, "once": once},
         )
     except KeyboardInterrupt as error:
@@ -127,7 +131,7 @@ def examples(
 
     from penstock.job.pipeline import read_pipeline
     from penstock.log import Log
-    from penstock.log.times import format_time, parse_duration
+    from penstock.log.times import format_duration, format_time, parse_duration
     from penstock.stream.feed import take_step
     from penstock.stream.output import write_examples
     from penstock.stream.replay import Replay
@@ -137,6 +141,11 @@ def examples(
         pipeline = dataclasses.replace(pipeline, window_us=parse_duration(window, "--window"), slide_us=None)
     begin, end = times(from_, to)
     replay = Replay(Log(pipeline.log), pipeline, from_us=begin, to_us=end)
+    if begin is not None and end is not None and replay.planner.from_us == replay.planner.to_us:
+        raise ConfigError(
+            f"--from {from_} and --to {to} lie in one window of {format_duration(pipeline.window_us)}, and the "
+            "window of --to is left out; allowed: a later --to, or a shorter --window"
+        )
     replay.timeline.extend()
     take_step(replay)
     with counting("examples") as tell:
@@ -356,6 +365,9 @@ def view_show(job: str, name: str, as_json: bool, rows: int) -> None:
     console = Console(markup=False)
     console.print(shown)
     more = f"{rows:,} of {table.num_rows:,} rows; " if table.num_rows > rows else ""
+    if cut < 0 and through < 0:
+        console.print("there is nothing yet: penstock view batch computes it, penstock view follow keeps it up")
+        return
     batch_ = "no batch view" if cut < 0 else f"batch view up to step {cut}"
     console.print(f"{more}{batch_}, increments up to step {through}", highlight=False)
 

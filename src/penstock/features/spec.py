@@ -189,9 +189,11 @@ class FeaturePlan:
 
 def unknown_column(name: str, schema: pa.Schema) -> DataError:
     """The error for a column that is not there."""
-    close = difflib.get_close_matches(name, schema.names, 1)
+    # Names that begin with _ are of our own making, in pipelines.
+    names = [each for each in schema.names if not each.startswith("_")] or schema.names
+    close = difflib.get_close_matches(name, names, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return DataError(f"column {name!r} is not in the data; its columns are {', '.join(schema.names)}{hint}")
+    return DataError(f"column {name!r} is not in the data; its columns are {', '.join(names)}{hint}")
 
 
 def _name(column: str | Numeric) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,10 @@ class PipelineJob:
         """
         pipeline = Pipeline.from_dict(sections, where)
         rest = {name: value for name, value in sections.items() if name not in _SECTIONS}
+        allowed = sorted({*_SECTIONS, *(f.name for f in dataclasses.fields(Job))} - {"data"})
+        for name in rest:
+            if name not in allowed and name != "data":
+                raise ConfigError(f"{where}: {name} is not known; allowed: {', '.join(allowed)}")
         if "data" in rest:
             raise ConfigError(f"{where}: [data] is for files; a pipeline reads the log that pipeline.log names")
         job = Job.from_dict({**rest, "data": {"train": pipeline.log}}, where)
@@ -68,6 +72,7 @@ class PipelineJob:
         resume: bool = False,
         progress: bool | None = None,
         fork: bool = False,
+        on_swap: Callable[[Path], None] | None = None,
         as_called: Mapping[str, Any] | None = None,
     ) -> Run:
         """Train in one process, on what is there and, where the source follows the log, on what comes;
@@ -86,6 +91,7 @@ class PipelineJob:
             checkpoint_every_s=self.job.train.checkpoint_every_s,
             publish_every_s=self.job.output.publish_every_s,
             fork=fork,
+            on_swap=on_swap,
             progress=progress,
             job={"pipeline_job": {**self.sections, "run": dict(as_called or {})}},
         )

@@ -75,7 +75,9 @@ class Log:
         if found is None:
             check_name(name)
             if not DeltaFolder.exists(self._uri(name)):
-                there = ", ".join(self.streams()) or "none"
+                there = ", ".join(self.streams())
+                if not there:
+                    raise DataError(f"{self.place}: there is no log, or no stream in it yet; looked for {name!r}")
                 raise DataError(f"{self.place}: there is no stream {name!r}; streams: {there}")
             found = self._streams[name] = EventStream(name, DeltaFolder(self._uri(name)), self.quarantine(name))
         else:

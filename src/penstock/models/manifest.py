@@ -23,6 +23,7 @@ from penstock.table.layout import SEGMENTS_MAX
 from penstock.version import __version__
 
 __all__ = [
+    "EXAMPLES",
     "FORMAT_VERSION",
     "FileEntry",
     "Manifest",
@@ -39,6 +40,8 @@ __all__ = [
     "write_atomically",
 ]
 
+EXAMPLES = "_examples.json"
+"""Is in a folder of a pipeline's examples, which are replaced as a whole."""
 FORMAT = "penstock-model"
 FORMAT_VERSION = 2
 """2: some table has more than one layer. A model of one layer is written as 1, which older code reads."""
@@ -310,6 +313,8 @@ def check_not_foreign(root: Path) -> None:
         manifest = msgspec.json.decode((root / "manifest.json").read_bytes())
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise ConfigError(f"{root}: has a manifest.json of something else; name another folder for the model")
+    if (root / EXAMPLES).exists():
+        raise ConfigError(f"{root}: has examples of a pipeline; name another folder for the model")
 
 
 def write_atomically(file: Path, data: bytes) -> None:

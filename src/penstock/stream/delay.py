@@ -27,6 +27,7 @@ from penstock.log.times import DAY_US, SECOND_US, format_duration, format_time, 
 from penstock.stream.changes import one_each
 from penstock.stream.delay_costs import NEVER_ENDS, Costs, Wait, cost, ladder, rounds
 from penstock.stream.evaluator import Evaluator
+from penstock.stream.labels import check_label
 from penstock.stream.scan import Range
 from penstock.stream.spec import Pipeline
 from penstock.stream.sql import identifier
@@ -164,7 +165,7 @@ class _Followed(Evaluator):
             raise ConfigError(
                 "streams: none that the query reads has `within`, so labels come with their examples"
             )
-        self._check_label(label)
+        check_label(label, self.query.columns, self.schema)
         self.timeline.look(tick_us)
         last = len(self.timeline.points) - 1
         begin = -NEVER_ENDS if from_us is None else from_us
@@ -238,17 +239,6 @@ class _Followed(Evaluator):
             choices=tuple(Choice(share=s, wait=None if w is None else waits[w]) for s, w in choices),
             notes=tuple(notes),
         )
-
-    def _check_label(self, label: str) -> None:
-        own = self.query.columns
-        if label not in own:
-            raise ConfigError(f"features.label: the query has no column {label!r}, it has {', '.join(own)}")
-        type_ = self.schema.field(label).type
-        number = pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_)
-        if not (number or pa.types.is_boolean(type_)):
-            raise ConfigError(
-                f"features.label: column {label!r} is of type {type_}; allowed: 0 or 1, as a number or boolean"
-            )
 
     def _draw(self, begin: int, end: int, ripe: int, last: int, sample: int) -> tuple[int, int]:
         """Table ``_sampled`` of the primary stream; how many could be drawn, and how many are too young."""

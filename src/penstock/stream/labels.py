@@ -20,6 +20,7 @@ count 1 / r, in each of these; whether one is taken depends on its place in the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,10 +30,26 @@ from numpy.typing import NDArray
 
 from penstock.errors import ConfigError
 
-__all__ = ["MODES", "LabelPolicy"]
+__all__ = ["MODES", "LabelPolicy", "check_label"]
 
 MODES = ("none", "wait", "duplicate", "importance")
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def check_label(label: str, columns: Sequence[str], schema: pa.Schema) -> None:
+    """The query gives such a column, and it can be 0 or 1.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if label not in columns:
+        raise ConfigError(f"features.label: the query has no column {label!r}, it has {', '.join(columns)}")
+    type_ = schema.field(label).type
+    number = pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_)
+    if not (number or pa.types.is_boolean(type_)):
+        raise ConfigError(
+            f"features.label: column {label!r} is of type {type_}; allowed: 0 or 1, as a number or boolean"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,13 +22,14 @@ from penstock.data.ahead import ahead
 from penstock.data.dictionaries import repeating_columns
 from penstock.errors import ConfigError, StorageError
 from penstock.log.times import format_time
+from penstock.models.manifest import EXAMPLES
 from penstock.stream.evaluator import EXTRA
 from penstock.stream.replay import Examples, Replay
 from penstock.version import __version__
 
 __all__ = ["Wrote", "write_chunks", "write_examples"]
 
-_MANIFEST = "_examples.json"
+_MANIFEST = EXAMPLES
 _FILE_ROWS = 1 << 20
 _TELLING_ROWS = 256
 _PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
@@ -61,8 +63,7 @@ def write_examples(
         StorageError: the disk is full; an older folder is unharmed.
     """
     path = Path(folder)
-    if path.exists() and not (path / _MANIFEST).exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError(f"{path}: is there, and was not written by Penstock; name another folder")
+    _check_ours(path)
     if (path / _MANIFEST).exists() and not overwrite:
         raise ConfigError(f"{path}: has examples; --overwrite replaces them")
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
@@ -94,6 +95,21 @@ def write_examples(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return wrote
+
+
+def _check_ours(path: Path) -> None:
+    """Nothing but examples is there, as all of it would be replaced.
+
+    Raises:
+        ConfigError: something else is.
+    """
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise ConfigError(f"{path}: is a file; the examples need a folder, new or with examples")
+    for each in sorted(path.iterdir()):
+        if each.name != _MANIFEST and not re.fullmatch(r"examples-\d+\.parquet", each.name):
+            raise ConfigError(f"{path}: has something else than examples ({each.name}); name another folder")
 
 
 def write_chunks(source: Source, folder: Path) -> int:

@@ -14,6 +14,7 @@ from penstock.data.tables import check_columns, rebatch
 from penstock.errors import DataError
 from penstock.log import Log
 from penstock.stream.feed import Feed
+from penstock.stream.labels import check_label
 from penstock.stream.replay import Examples, Replay
 from penstock.stream.spec import Pipeline
 
@@ -43,6 +44,8 @@ class PipelineSource(Source):
         replay = Replay(Log(pipeline.log), pipeline, from_us=from_us, to_us=to_us)
         self.schema = replay.schema
         replay.close()
+        if pipeline.label is not None:
+            check_label(pipeline.label, replay.query.columns, replay.schema)
         self.files = [f"{pipeline.log}/{name}" for name in pipeline.streams]
         self.size = None
 

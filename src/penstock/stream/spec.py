@@ -71,7 +71,10 @@ class StreamSpec:
             if key == "idle" and value.get(key) == "never":
                 found["idle_us"] = None
             elif key in value:
-                found[f"{key}_us"] = parse_duration(value[key], f"{where}.{key}")
+                try:
+                    found[f"{key}_us"] = parse_duration(value[key], f"{where}.{key}")
+                except ConfigError as error:
+                    raise ConfigError(f"{error}{', or never' if key == 'idle' else ''}") from error
         return StreamSpec(**found)
 
 
@@ -276,6 +279,11 @@ def _pipeline(job: Mapping[str, Any]) -> Pipeline:
     for key in ("on_time", "negatives"):
         if key in late and (isinstance(late[key], bool) or not isinstance(late[key], int | float)):
             raise ConfigError(f"pipeline.{key}: got {late[key]!r}, allowed: a number from 0 to 1")
+    if late.get("late_positives") in ("duplicate", "importance") and "on_time" not in late:
+        raise ConfigError(
+            f"pipeline.on_time is missing: late_positives = {late['late_positives']!r} weighs by the share of "
+            "positives that are known when a window is sealed; penstock label-delay measures it"
+        )
     if "late_positives" in late:
         late["mode"] = late.pop("late_positives")
     aggregates = _tables(job, "aggregates")

@@ -98,4 +98,6 @@ class Database:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:400] or type(error).__name__
+    # What follows shows the SQL as it was rewritten, which nobody has written.
+    text = str(error).partition("\nLINE ")[0]
+    return " ".join(text.split())[:400] or type(error).__name__

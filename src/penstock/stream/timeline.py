@@ -122,6 +122,11 @@ class Timeline:
             raise ConfigError(
                 f"streams.{name}.time: got {spec.time!r}, allowed: {stream.settings.time!r} as in the log"
             )
+        if spec.id is not None and spec.id not in stream.schema.names:
+            raise ConfigError(
+                f"streams.{name}.id: got {spec.id!r}, allowed: a column of the stream, which has "
+                f"{', '.join(stream.schema.names)}"
+            )
         return stream
 
     def sealed_to(self, index: int) -> int:

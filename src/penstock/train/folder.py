@@ -62,11 +62,9 @@ class RunFolder:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
+            holder = os.read(lock, 32)
             os.close(lock)
-            raise FolderBusy(
-                f"{self.path}: another run writes here (process {holder}); wait for it, or name another folder"
-            ) from error
+            raise _busy(self.path, holder) from error
         # Who holds the lock is for messages alone: a disk that is full of all but that is no reason to stop.
         with contextlib.suppress(OSError):
             os.ftruncate(lock, 0)
@@ -81,6 +79,19 @@ class RunFolder:
             os.ftruncate(self._lock, 0)
             os.close(self._lock)
             self._lock = None
+
+    def _check_free(self) -> None:
+        """No other run holds the folder.
+
+        Raises:
+            FolderBusy: one does.
+        """
+        if self._lock is None and self.path.is_dir():
+            with contextlib.suppress(FileNotFoundError), (self.path / ".lock").open("rb") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise _busy(self.path, lock.read(32)) from error
 
     def begin(self) -> None:
         """Forget what an earlier run reported; its checkpoint stays until there is a newer one, or the model."""
@@ -97,6 +108,7 @@ class RunFolder:
             ModelError: there is no checkpoint, or it is damaged.
         """
         if not (self.checkpoint / "manifest.json").exists():
+            self._check_free()
             done = ": its run has ended" if (self.path / "manifest.json").exists() else ""
             raise ModelError(f"{self.path}: nothing to resume, there is no checkpoint{done}")
         progress = read_manifest(self.checkpoint).get("progress")
@@ -147,3 +159,8 @@ class RunFolder:
     def forget_checkpoint(self) -> None:
         """The run has ended, and its model is there."""
         shutil.rmtree(self.checkpoint, ignore_errors=True)
+
+
+def _busy(path: Path, holder: bytes) -> FolderBusy:
+    process = holder.decode(errors="replace").strip() or "unknown"
+    return FolderBusy(f"{path}: another run writes here (process {process}); wait for it, or name another folder")

@@ -58,6 +58,7 @@ def fit_live(
     publish_every_s: float | None = 60.0,
     fork: bool = False,
     on_learnt: Callable[[Examples], None] | None = None,
+    on_swap: Callable[[Path], None] | None = None,
     progress: bool | None = None,
     job: dict[str, Any] | None = None,
 ) -> Run:
@@ -73,6 +74,7 @@ def fit_live(
         trained
             by another run; once all that the log has is learnt, take its place. The other run is asked to stop.
         on_learnt: is given each piece once it is learnt.
+        on_swap: is given the folder whose model the fork has taken the place of.
 
     Raises:
         ConfigError: the pipeline does not know which column is the label.
@@ -101,6 +103,7 @@ def fit_live(
         session.publish_every_s = publish_every_s
         session.place_of = Path(output) if fork and output is not None else None
         session.stack, session.on_learnt = stack, on_learnt
+        session.on_swap = on_swap or (lambda path: None)
         return run_session(session, resume=resume, progress=progress)
 
 
@@ -112,6 +115,7 @@ class _LiveSession(OnlineSession):
     place_of: Path | None
     """The folder whose model the fork will replace; None where it has, or there is no fork."""
     stack: contextlib.ExitStack
+    on_swap: Callable[[Path], None]
     on_learnt: Callable[[Examples], None] | None
 
     def settings(self) -> dict[str, Any]:
@@ -188,6 +192,7 @@ class _LiveSession(OnlineSession):
         self._publish(progress)
         self._checkpoint(progress)
         fork.forget_checkpoint()
+        self.on_swap(taken.path)
 
     def _publish(self, progress: Progress) -> None:
         if self.folder is not None and self.state.rows and self.place_of is None:

@@ -87,6 +87,9 @@ def human(number: float, unit: str = "") -> str:
     return f"{number:.3g}{' ' if unit else ''}{unit}"
 
 
+_SILENCE_S = 60.0
+
+
 class _Plain:
     def __enter__(self) -> Any:
         return self
@@ -106,9 +109,13 @@ class Lines(_Plain):
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._began = False
+        self._rows, self._said_s = -1, 0.0
 
     def report(self, report: Report) -> None:
-        """Print a line, the first time with a head."""
+        """Print a line, the first time with a head; while nothing is learnt, one a minute."""
+        if report.rows == self._rows and report.seconds < self._said_s + _SILENCE_S:
+            return
+        self._rows, self._said_s = report.rows, report.seconds
         if not self._began:
             print(self._HEAD, file=self._stream)
             self._began = True
