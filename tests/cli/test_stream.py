@@ -219,8 +219,8 @@ def test_late_events_are_quarantined_and_readmitted(penstock: Penstock, log: Pat
         ('label = "clicked"', 'label = "bought"', ["bought"]),
         (
             'label = "clicked"',
-            'label = "site"',
-            ["features.label: column 'site' is of type string; allowed: 0 or 1"],
+            'label = "request_id"',
+            ["features.label: column 'request_id' is of type string; allowed: 0 or 1"],
         ),
         ("[features]", "[feature]", ["feature is not known; allowed: aggregates, features, optimizer"]),
         ('id = "click_id"', 'id = "clickid"', ["streams.clicks.id: got 'clickid'", "ts, click_id, request_id"]),

@@ -112,6 +112,14 @@ def test_lines_are_a_table(memory: None) -> None:
     )
 
 
+def test_while_nothing_is_learnt_there_is_a_line_a_minute() -> None:
+    stream = io.StringIO()
+    lines = Lines(stream)
+    for seconds, rows in ((2.0, 5), (4.0, 5), (61.0, 5), (63.0, 5), (65.0, 6), (124.0, 6), (126.0, 6)):
+        lines.report(report_of(seconds=seconds, rows=rows))
+    assert [float(line.split()[0]) for line in stream.getvalue().splitlines()[1:]] == [2.0, 63.0, 65.0, 126.0]
+
+
 def test_lines_are_seen_at_once() -> None:
     class Buffered(io.StringIO):
         flushed = 0
