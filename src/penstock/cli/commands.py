@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from penstock.cli.options import Count, data_options, data_section, names
+from penstock.cli.show import add_scores, file_count, plain_table, print_run, score_table
 from penstock.errors import ConfigError, Interrupted
 
 __all__ = ["evaluate", "inspect", "make_clicks", "predict", "train"]
@@ -128,20 +125,6 @@ def train(
     print_run(console, run, job.output.path)
 
 
-def print_run(console: Console, run: Any, path: str) -> None:
-    """What a run came to."""
-    table = _score_table()
-    _add_scores(table, "progressive", run.metrics)
-    if run.holdout is not None:
-        _add_scores(table, "hold-out", run.holdout)
-    console.print(table)
-    speed = f" ({run.rows / run.seconds:,.0f} rows/s)" if run.seconds else ""
-    console.print(
-        f"{run.rows:,} rows in {run.seconds:.2f} s{speed}, {run.model.rows:,} features; model in {path}",
-        highlight=False,
-    )
-
-
 def _pipeline_sections(data: tuple[str, ...], output: str | None, resume: bool) -> dict[str, Any] | None:
     """The sections of a job with a pipeline, from its file or from the checkpoint; None for other jobs."""
     if len(data) == 1 and data[0].endswith(".toml"):
@@ -242,10 +225,10 @@ def evaluate(model: str, data: tuple[str, ...], as_json: bool, readers: int | No
         click.echo(json.dumps(scores.to_json()))
         return
     console = Console(markup=False)
-    table = _score_table()
-    _add_scores(table, "evaluated", scores)
+    table = score_table()
+    add_scores(table, "evaluated", scores)
     console.print(table)
-    curve = _table("predicted", "observed", "share of rows")
+    curve = plain_table("predicted", "observed", "share of rows")
     for part in metrics.reliability():
         curve.add_row(
             f"{part.mean_prediction:.4f}", f"{part.observed_rate:.4f}", f"{part.weight / scores.weight:.1%}"
@@ -296,13 +279,13 @@ def inspect(model: str, top: int, as_json: bool) -> None:
     loaded = load_model(model)
     console = Console(markup=False)
     files = [file for table in manifest["tables"].values() for file in table_files(table)]
-    facts = _table("", "")
+    facts = plain_table("", "")
     optimizer = dict(manifest["optimizer"])
     name = optimizer.pop("name")
     facts.add_row("model", manifest["model"]["kind"])
     facts.add_row("optimizer", f"{name} ({', '.join(f'{k} {v:g}' for k, v in optimizer.items())})")
     facts.add_row("features", f"{loaded.rows:,}")
-    facts.add_row("on disk", f"{human(sum(f['nbytes'] for f in files), 'B')} in {_files(len(files))}")
+    facts.add_row("on disk", f"{human(sum(f['nbytes'] for f in files), 'B')} in {file_count(len(files))}")
     facts.add_row("in memory", human(loaded.nbytes, "B"))
     facts.add_row("version", f"{manifest['version']}, {manifest['created']}, Penstock {manifest['code_version']}")
     lineage = manifest.get("lineage")
@@ -314,14 +297,14 @@ def inspect(model: str, top: int, as_json: bool) -> None:
     console.print(facts)
     _print_plan(console, loaded.plan)
     metrics = manifest.get("metrics") or {}
-    table = _score_table()
+    table = score_table()
     for what in ("progressive", "holdout"):
         if metrics.get(what):
-            _add_scores(table, what, metrics[what])
+            add_scores(table, what, metrics[what])
     console.print(table)
     if not isinstance(loaded, Linear):
         return
-    strongest = _table("weight", "feature")
+    strongest = plain_table("weight", "feature")
     for key, weight in loaded.strongest(top):
         strongest.add_row(f"{weight:+.4f}", loaded.names.get(key, f"key {key:#018x} (name not known)"))
     console.print(f"The {top} strongest features:")
@@ -372,8 +355,8 @@ def make_clicks(folder: str, overwrite: bool, **spec: Any) -> None:
         summary = write_clicks(
             log, folder, overwrite=overwrite, on_progress=lambda rows: progress.update(task, completed=rows)
         )
-    table = _table("", "")
-    table.add_row("rows", f"{summary.rows:,} in {_files(len(summary.files))} in {folder}")
+    table = plain_table("", "")
+    table.add_row("rows", f"{summary.rows:,} in {file_count(len(summary.files))} in {folder}")
     table.add_row("click rate", f"{summary.click_rate:.4f}")
     table.add_row("best possible logloss", f"{summary.best_logloss:.5f}  (of the true probabilities)")
     table.add_row("best possible AUC", f"{summary.best_auc:.4f}")
@@ -387,45 +370,11 @@ def _open(data: tuple[str, ...], reading: dict[str, Any]) -> Any:
     return Data(**data_section(list(data), **reading)).open()
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD if any(columns) else None, show_header=any(columns), padding=(0, 1))
-    for i, name in enumerate(columns):
-        text = i == 0 or name in ("", "feature", "type", "becomes")
-        table.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=i == 0)
-    return table
-
-
-def _score_table() -> Table:
-    return _table("", "rows", "logloss", "NE", "AUC", "calibration", "accuracy")
-
-
-def _add_scores(table: Table, name: str, scores: Any) -> None:
-    values: Mapping[str, Any] = scores if isinstance(scores, Mapping) else dataclasses.asdict(scores)
-
-    def shown(key: str, digits: int) -> str:
-        value = values[key]
-        return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
-
-    table.add_row(
-        name,
-        f"{values['rows']:,}",
-        shown("logloss", 5),
-        shown("normalised_entropy", 4),
-        shown("auc", 4),
-        shown("calibration", 4),
-        shown("accuracy", 4),
-    )
-
-
 def _print_plan(console: Console, plan: Any) -> None:
-    table = _table("columns", "type", "becomes")
+    table = plain_table("columns", "type", "becomes")
     for row in plan.describe():
         table.add_row(*row)
     console.print(table)
-
-
-def _files(n: int) -> str:
-    return "1 file" if n == 1 else f"{n} files"
 
 
 def _some(names: list[str]) -> str:

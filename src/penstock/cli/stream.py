@@ -71,7 +71,7 @@ def train_pipeline(
     """``penstock train`` of a job with a pipeline."""
     import dataclasses
 
-    from penstock.cli.commands import print_run
+    from penstock.cli.show import print_run
     from penstock.errors import Interrupted
     from penstock.job.pipeline import PipelineJob
     from penstock.kernels.compile import is_compiled
