@@ -91,7 +91,7 @@ def main() -> None:
         # A script's background jobs start like this; who follows a log must still end by kill -INT.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        sys.exit(cli.main(prog_name="penstock", standalone_mode=False) or 0)
     except PenstockError as error:
         _fail(f"penstock: {error}", error.exit_status)
     except click.ClickException as error:
