@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import re
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 @click.command()
 @click.argument("models", metavar="[NAME=]MODEL...", nargs=-1, required=True)
+@click.option("--follow", is_flag=True, help="Switch to each new version that a trainer publishes there.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes any.")
 @click.option(
@@ -33,6 +36,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 @click.option("--access-log", is_flag=True, help="A line of JSON for each request, to standard error.")
 def serve(
     models: tuple[str, ...],
+    follow: bool,
     host: str,
     port: int,
     token_file: str | None,
@@ -53,6 +57,7 @@ def serve(
     model's name is its folder's, unless given. The page at / says which columns each takes.
     """
     from penstock.serve.app import App, ServeLimits
+    from penstock.serve.follow import Follower, wait_for_model
     from penstock.serve.load import load_scorer
     from penstock.transport import read_token
     from penstock.transport.http import HttpTls, is_loopback, serve_http
@@ -82,9 +87,15 @@ def serve(
     )
     scorers = {}
     for name, folder in folders.items():
-        scorers[name] = scorer = load_scorer(folder)
+        scorers[name] = scorer = wait_for_model(folder, click.echo) if follow else load_scorer(folder)
         click.echo(f"model {name}: version {scorer.version}, {scorer.model.rows:,} features, from {folder}")
     app = App(scorers, token=token, limits=limits, access_log=sys.stderr if access_log else None)
+    followers = [Follower(name, folder, scorers[name]) for name, folder in folders.items()] if follow else []
+
+    async def start(loop: asyncio.AbstractEventLoop) -> None:
+        for follower in followers:
+            follower.start(loop, functools.partial(app.switch, follower.name))
+
     serve_http(
         app,
         host,
@@ -92,5 +103,6 @@ def serve(
         limits,
         extra="serve",
         tls=tls,
+        on_start=start,
         on_listening=lambda url: click.echo(f"listening at {url}"),
     )

@@ -102,6 +102,11 @@ class App:
             "/": {"GET": self._page},
         }
 
+    def switch(self, name: str, scorer: Scorer) -> None:
+        """Let a version of a model answer from the next request on; in the server's thread."""
+        self.models[name].scorer = scorer
+        self.metrics.switched(name)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":

@@ -41,6 +41,12 @@ class Metrics:
             registry=self.registry,
         )
         self._rows = prometheus.Counter("penstock_rows", "Rows scored.", ["model"], registry=self.registry)
+        self._switches = prometheus.Counter(
+            "penstock_model_switches",
+            "Versions that took the place of another.",
+            ["model"],
+            registry=self.registry,
+        )
         self._info = prometheus.Gauge(
             "penstock_model_info",
             "1 for the version that answers.",
@@ -67,6 +73,10 @@ class Metrics:
     def scored(self, model: str, rows: int) -> None:
         """Rows were."""
         self._rows.labels(model).inc(rows)
+
+    def switched(self, model: str) -> None:
+        """Another version answers."""
+        self._switches.labels(model).inc()
 
     def text(self) -> bytes:
         """Everything, for ``/metrics``."""
