@@ -244,8 +244,8 @@ def test_it_describes_itself(app: App) -> None:
     assert properties["price"]["type"] == ["number", "boolean", "null"]
     assert properties["tags"]["type"] == ["array", "null"]
     assert set(described["paths"]) >= {"/predict", "/v2/models/{name}/infer", "/metrics"}
-    page = call(app, "GET", "/").body.decode()
-    assert "<td>price</td><td>number, boolean</td>" in page and "curl localhost" in page
+    page = call(app, "GET", "/", host="<b>:1").body.decode()
+    assert "<td>price</td><td>number, boolean</td>" in page and "curl &lt;b&gt;:1/predict" in page
     assert call(app, "HEAD", "/").body == b""
     assert json.loads(call(app, "GET", "/v2/health/live").body) == {"live": True}
     assert json.loads(call(app, "GET", "/v2/models").body) == {"models": [{"name": "ctr", "version": "1"}]}

@@ -275,7 +275,9 @@ class App:
         return _json(self._described())
 
     async def _page(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
-        return _Answer(page(self._described()).encode(), "text/html; charset=utf-8")
+        return _Answer(
+            page(self._described(), headers.get("host", "localhost:8080")).encode(), "text/html; charset=utf-8"
+        )
 
     def _described(self) -> dict[str, Any]:
         plans = {name: each.scorer.model.plan for name, each in self.models.items()}

@@ -129,8 +129,8 @@ _INFER: dict[str, Any] = {
 }
 
 
-def page(described: Mapping[str, Any]) -> str:
-    """The description, to be read."""
+def page(described: Mapping[str, Any], host: str) -> str:
+    """The description, to be read; ``host`` is how the reader calls this server."""
     parts = []
     for path, methods in described["paths"].items():
         for method, what in methods.items():
@@ -147,7 +147,7 @@ def page(described: Mapping[str, Any]) -> str:
             rows.append(
                 f"<h2>{html.escape(name)}</h2><table><tr><th>column</th><th>value</th></tr>{columns}</table>"
             )
-    example = html.escape(_example(described))
+    example = html.escape(_example(described, host))
     return _PAGE.format(
         version=html.escape(described["info"]["version"]),
         paths="".join(parts),
@@ -156,7 +156,7 @@ def page(described: Mapping[str, Any]) -> str:
     )
 
 
-def _example(described: Mapping[str, Any]) -> str:
+def _example(described: Mapping[str, Any], host: str) -> str:
     schema = next(s for name, s in described["components"]["schemas"].items() if name.startswith("Row of "))
     row = {}
     for column, spec in list(schema["properties"].items())[:3]:
@@ -164,7 +164,7 @@ def _example(described: Mapping[str, Any]) -> str:
         row[column] = (
             "a" if "string" in kinds else 1.5 if "number" in kinds else ["a"] if "array" in kinds else {"a": 1}
         )
-    return f"curl localhost:8080/predict -d '[{json.dumps(row)}]'"
+    return f"curl {host}/predict -d '[{json.dumps(row)}]'"
 
 
 def _types(spec: Mapping[str, Any]) -> str:
