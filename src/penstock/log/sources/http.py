@@ -50,6 +50,8 @@ __all__ = ["App", "Limits", "serve"]
 
 _SOURCE = "http"
 _TRIES = 5
+_SMALL_NBYTES = 1 << 16
+"""A body of so many bytes is split into events at once; to have a thread do it would take longer."""
 _LINES = ("application/x-ndjson", "application/jsonl", "application/x-jsonlines", "application/jsonlines")
 _PATH = re.compile(r"/streams/([^/]+)/events")
 _NAME = re.compile(r"[\x21-\x7e]{1,200}")
@@ -294,7 +296,10 @@ class App:
         held = _Held(self)
         try:
             body = await read_body(receive, headers, self._limits, held.hold)
-            text = await asyncio.to_thread(self._text, body, headers, is_json)
+            if len(body) <= _SMALL_NBYTES and "content-encoding" not in headers:
+                text = self._text(body, headers, is_json)  # in the order in which they came
+            else:
+                text = await asyncio.to_thread(self._text, body, headers, is_json)
             held.hold(len(text))
             return await _committed(committer, text, producer, sequence)
         finally:
