@@ -47,8 +47,8 @@ class Examples:
     """Examples for which the query gave several rows that differ; the least was taken."""
 
 
-class Replay:
-    """Computes a pipeline's pieces. Not for several threads at once."""
+class Replay(Evaluator):
+    """Computes a pipeline's pieces, of the windows that begin in [from, to). Not for several threads at once."""
 
     def __init__(
         self,
@@ -58,34 +58,11 @@ class Replay:
         from_us: int | None = None,
         to_us: int | None = None,
         threads: int | None = None,
-        memory_mb: int | None = None,
     ) -> None:
-        """Prepare to compute the windows that begin in [from, to).
-
-        Raises:
-            ConfigError: the query is none that Penstock can compute, or does not fit the streams.
-            DataError: a stream is not there.
-        """
-        self.log, self.pipeline = log, pipeline
-        self.evaluator = Evaluator(
-            log, pipeline, from_us=from_us, to_us=to_us, threads=threads, memory_mb=memory_mb
-        )
-        self.database, self.timeline = self.evaluator.database, self.evaluator.timeline
-        self.planner, self.query, self.schema = (
-            self.evaluator.planner,
-            self.evaluator.query,
-            self.evaluator.schema,
-        )
-        self.records = Records(log, self.timeline, self.evaluator.scanner, f"{from_us}-{to_us}")
-        self._corrections = Corrections(self.evaluator)
-
-    def close(self) -> None:
-        """Free the memory."""
-        self.evaluator.close()
-
-    def look_up(self, rows: pa.Table, at_us: int) -> pa.Table:
-        """The aggregates that examples of this moment see, for serving; see ``Evaluator.look_up``."""
-        return self.evaluator.look_up(rows, at_us)
+        """Prepare to compute them; see ``Evaluator`` for what is raised."""
+        super().__init__(log, pipeline, from_us=from_us, to_us=to_us, threads=threads)
+        self.records = Records(log, self.timeline, self.scanner, f"{from_us}-{to_us}")
+        self._corrections = Corrections(self)
 
     def has_unsealed(self, sealed_us: int, would_us: int) -> bool:
         """Whether there are events in windows that begin in [sealed, would)."""
@@ -93,7 +70,7 @@ class Replay:
         where = Range(
             from_us=sealed_us, to_us=would_us + overlap, end=self.timeline.points[-1].ends[self.pipeline.primary]
         )
-        return self.evaluator.scanner.any_of(self.pipeline.primary, where)
+        return self.scanner.any_of(self.pipeline.primary, where)
 
     def run(self, start: int = 0, *, after_step: int = -1) -> Iterator[Examples]:
         """The pieces of all steps that are new since the last call: from one's index on, and after a step,
@@ -144,16 +121,16 @@ class Replay:
         last = max(piece.step for piece in pieces)
         overlap = self.pipeline.window_us - self.planner.slide_us
         begin, end = min(p.begin_us for p in pieces), max(p.end_us for p in pieces) + overlap
-        self.evaluator.define_primary(begin, end, last)
-        others = self.evaluator.define_others(begin, end, last)
-        self.evaluator.aggregate("_primary", begin, end)
+        self.define_primary(begin, end, last)
+        others = self.define_others(begin, end, last)
+        self.aggregate("_primary", begin, end)
         if not overlap and all(piece.step == last for piece in pieces):
             many = others > _MANY * sum(piece.events for piece in pieces)
             results = self._of_one_step(last, many_others=many)
         else:
             results = self._of_steps(pieces)
         results, ambiguous = one_each(results, ["_as_of", "_window", "_seq"])
-        return self.evaluator.examples(results, pa.repeat("first", results.num_rows)), ambiguous
+        return self.examples(results, pa.repeat("first", results.num_rows)), ambiguous
 
     def _of_one_step(self, step: int, *, many_others: bool) -> pa.Table:
         """Of tumbling windows that one step seals, which is nearly all of a log that was loaded at once.
@@ -168,9 +145,7 @@ class Replay:
             primary = f"select * from ({primary}) semi join _now on _as_of = _now.step"
         self.database.run(f"create or replace temp view {identifier(self.pipeline.primary)} as {primary}")
         window = bucket("_t", self.planner.slide_us)
-        return self.evaluator.results(
-            f"select *, {window} as _window from ({self.evaluator.versioned}) order by _t, _seq"
-        )
+        return self.results(f"select *, {window} as _window from ({self.versioned}) order by _t, _seq")
 
     def _of_steps(self, pieces: Sequence[Piece]) -> pa.Table:
         """Of windows that overlap, or that several steps seal."""
@@ -191,8 +166,8 @@ class Replay:
             f"join (select distinct bucket, step from _seal) s on {bucket('p._t', slide)} = s.bucket "
             "where p._step <= s.step"
         )
-        return self.evaluator.results(
-            f"select q.*, s.window as _window from ({self.evaluator.versioned}) q join _seal s "
+        return self.results(
+            f"select q.*, s.window as _window from ({self.versioned}) q join _seal s "
             f"on {bucket('q._t', slide)} = s.bucket and q._as_of = s.step "
             "order by q._as_of, s.window, q._t, q._seq"
         )
