@@ -96,13 +96,17 @@ def serve(
         for follower in followers:
             follower.start(loop, functools.partial(app.switch, follower.name))
 
-    serve_http(
-        app,
-        host,
-        port,
-        limits,
-        extra="serve",
-        tls=tls,
-        on_start=start,
-        on_listening=lambda url: click.echo(f"listening at {url}"),
-    )
+    try:
+        serve_http(
+            app,
+            host,
+            port,
+            limits,
+            extra="serve",
+            tls=tls,
+            on_start=start,
+            on_listening=lambda url: click.echo(f"listening at {url}"),
+        )
+    finally:
+        for follower in followers:
+            follower.stop()

@@ -7,6 +7,7 @@ read, or that predicts no number, is refused with the reason, and the one before
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -64,9 +65,8 @@ class Follower:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """Have the thread end; what it is loading is not switched to any more."""
         self._stop.set()
-        self._thread.join()
 
     def look(self) -> Scorer | None:
         """A version that is newer than the one that answers, if there is one that can be switched to."""
@@ -97,7 +97,8 @@ class Follower:
                 _log.exception("model %s: %s could not be looked at", self.name, self.folder)
                 continue
             if scorer is not None and self._loop is not None and self._switch is not None:
-                self._loop.call_soon_threadsafe(self._switch, scorer)
+                with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
+                    self._loop.call_soon_threadsafe(self._switch, scorer)
 
 
 def _check_sound(scorer: Scorer) -> None:

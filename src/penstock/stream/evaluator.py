@@ -52,7 +52,6 @@ class Evaluator:
         from_us: int | None = None,
         to_us: int | None = None,
         threads: int | None = None,
-        memory_mb: int | None = None,
     ) -> None:
         """Bind the query to the log's streams.
 
@@ -61,7 +60,7 @@ class Evaluator:
             DataError: a stream is not there.
         """
         self.log, self.pipeline = log, pipeline
-        self.database = Database(threads=threads, memory_mb=memory_mb)
+        self.database = Database(threads=threads)
         self.scanner = Scanner(log, pipeline, self.database)
         self.timeline = Timeline(log, pipeline, self.scanner)
         self.planner = Planner(self.timeline, self.scanner, from_us=from_us, to_us=to_us)

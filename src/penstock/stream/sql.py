@@ -38,8 +38,8 @@ def literal(text: str) -> str:
 class Database:
     """A connection; not for several threads at once."""
 
-    def __init__(self, *, threads: int | None = None, memory_mb: int | None = None) -> None:
-        """Open one in memory, with so many threads (all cores where None) and so much memory for tables.
+    def __init__(self, *, threads: int | None = None) -> None:
+        """Open one in memory, with so many threads (all cores where None).
 
         Raises:
             ConfigError: the extra is not installed.
@@ -54,8 +54,6 @@ class Database:
             self.connection.execute(setting)
         if threads is not None:
             self.connection.execute(f"set threads = {int(threads)}")
-        if memory_mb is not None:
-            self.connection.execute(f"set memory_limit = '{int(memory_mb)}MB'")
 
     def run(self, sql: str) -> None:
         """Run a statement.
