@@ -96,6 +96,7 @@ class DeltaFolder:
         self._fs, self._root = fsspec.core.url_to_fs(uri)
         self._local = "://" not in uri or uri.startswith("file://")
         self._files: tuple[int, list[DataFile]] | None = None
+        self._transactions: tuple[int, dict[str, int | None]] | None = None
         delta = require_deltalake()
         try:
             self._table = delta.DeltaTable(uri)
@@ -178,8 +179,17 @@ class DeltaFolder:
 
     def transaction(self, name: str) -> int | None:
         """The number committed last under this name."""
-        found = self._table.transaction_version(name)
-        return None if found is None else int(found)
+        # The library reads the table's log for it, which on an object store takes round trips.
+        if self._transactions is None or self._transactions[0] != self.version:
+            self._transactions = (self.version, {})
+        known = self._transactions[1]
+        if name not in known:
+            try:
+                found = self._table.transaction_version(name)
+            except Exception as error:
+                raise DataError(f"{self.uri}: the table's log cannot be read: {_one_line(error)}") from error
+            known[name] = None if found is None else int(found)
+        return known[name]
 
     def files(self) -> list[DataFile]:
         """The files of this version, by path."""

@@ -10,6 +10,7 @@ What waits is bounded in bytes; beyond that requests are refused with 429, and t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import re
 import threading
@@ -81,6 +82,9 @@ class _Request:
     rows: int = 0
 
 
+_Answered = tuple[_Request, dict[str, Any] | Refused]
+
+
 class _Committer:
     """The thread of a stream."""
 
@@ -113,8 +117,7 @@ class _Committer:
 
     def _commit_or_refuse(self, group: Sequence[_Request]) -> None:
         try:
-            self._commit(group)
-            self.failure = None
+            answers = self._commit(group)
         except StorageError as error:
             self.failure = str(error)
             _answer_all(group, Refused(503, str(error), retry_after="5"))
@@ -128,6 +131,10 @@ class _Committer:
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}"
             _answer_all(group, Refused(500, self.failure))
+        else:
+            self.failure = None  # whoever has an answer must find the server in health
+            for request, answer in answers:
+                request.answer(answer)
 
     def _gather(self) -> tuple[list[_Request], bool]:
         first = self._waiting.get()
@@ -146,16 +153,15 @@ class _Committer:
             nbytes += len(request.text)
         return group, False
 
-    def _commit(self, group: Sequence[_Request]) -> None:
-        for attempt in range(_TRIES):
-            try:
-                _Group(self._opened(group), group, self._new, durable=self._durable).commit()
-            except (PositionMoved, DataError):
+    def _commit(self, group: Sequence[_Request]) -> list[_Answered]:
+        def once() -> list[_Answered]:
+            return _Group(self._opened(group), group, self._new, durable=self._durable).commit()
+
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(PositionMoved, DataError):
                 # Another process came in between: with the same requests, or with a column.
-                if attempt == _TRIES - 1:
-                    raise
-                continue
-            return
+                return once()
+        return once()
 
     def _opened(self, group: Sequence[_Request]) -> EventStream:
         if self._stream is None and not self._log.has(self._name):
@@ -190,8 +196,8 @@ class _Group:
             positions[name] = request.sequence + 1
             self._fresh.append(request)
 
-    def commit(self) -> None:
-        """Commit them, and answer."""
+    def commit(self) -> list[_Answered]:
+        """Commit them; what each is answered."""
         stream = self._stream
         events = self._decode()
         refused = [request for request in self._fresh if _is_garbage(request)]
@@ -201,12 +207,16 @@ class _Group:
         end = stream.end
         if events.num_rows or moves:
             end = stream.append(events, source=_SOURCE, parts=moves, durable=self._durable).end
-        for request in taken:
-            request.answer({"rows": request.rows, "rejected": len(request.rejected), "end": end})
-        for request in self._repeated:
-            request.answer({"rows": 0, "rejected": 0, "end": end, "duplicate": True})
-        for request in refused:
-            request.answer(Refused(400, f"no line is an event; the first: {request.rejected[0].detail}"))
+        answers: list[_Answered] = [
+            (request, {"rows": request.rows, "rejected": len(request.rejected), "end": end}) for request in taken
+        ]
+        done = {"rows": 0, "rejected": 0, "end": end, "duplicate": True}
+        answers += [(request, done) for request in self._repeated]
+        answers += [
+            (request, Refused(400, f"no line is an event; the first: {request.rejected[0].detail}"))
+            for request in refused
+        ]
+        return answers
 
     def _decode(self) -> pa.Table:
         """All events; how many each request has of them, and what of it is none, is noted there."""
