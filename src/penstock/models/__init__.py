@@ -3,7 +3,7 @@
 from penstock.models.base import Model, model_from_spec, register_model, table_layouts
 from penstock.models.dense import DenseSlices
 from penstock.models.files import write_arrays, write_names, write_removed, write_rows
-from penstock.models.folder import load_model, read_rows, save_model
+from penstock.models.folder import load_model, load_version, read_rows, save_model
 from penstock.models.linear import Linear
 from penstock.models.manifest import (
     build_manifest,
@@ -23,6 +23,7 @@ __all__ = [
     "commit_manifest",
     "discard_version",
     "load_model",
+    "load_version",
     "model_from_spec",
     "new_version",
     "read_manifest",

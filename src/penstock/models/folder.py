@@ -37,7 +37,7 @@ from penstock.models.manifest import (
 from penstock.optim import optimizer_from_dict
 from penstock.table import Layout
 
-__all__ = ["load_model", "read_rows", "save_model"]
+__all__ = ["load_model", "load_version", "read_rows", "save_model"]
 
 _NO_KEYS = np.empty(0, np.uint64)
 
@@ -78,11 +78,20 @@ def load_model(path: str | Path, *, slots: int | None = None) -> Model:
     Raises:
         ModelError: no model there, a damaged file, or a format newer than this code; the message names the file.
     """
+    return load_version(path, slots=slots)[0]
+
+
+def load_version(path: str | Path, *, slots: int | None = None) -> tuple[Model, dict[str, Any]]:
+    """``load_model``, and the manifest of the version that it read.
+
+    Raises:
+        ModelError: as ``load_model``.
+    """
     root = Path(path)
     manifest = read_manifest(root)
     while True:
         try:
-            return _load(root, manifest, slots)
+            return _load(root, manifest, slots), manifest
         except FileNotFoundError as error:
             # A writer may have replaced the model meanwhile.
             again = read_manifest(root)

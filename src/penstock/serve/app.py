@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +66,15 @@ class _Answer:
     status: int = 200
 
 
-_Handler = Callable[[str, Mapping[str, str], Scope, Receive], Awaitable[_Answer]]
+@dataclass(frozen=True, slots=True)
+class _Request:
+    path: str
+    query: bytes
+    headers: Mapping[str, str]
+    receive: Receive
+
+
+_Handler = Callable[[_Request], Awaitable[_Answer]]
 
 
 class App:
@@ -123,7 +130,8 @@ class App:
             if handler is None:
                 allowed = ", ".join(handlers)
                 raise Refused(405, f"got {scope['method']}, allowed: {allowed}", allow=allowed)
-            answer = await handler(scope["path"], headers, scope, receive)
+            query = scope.get("query_string", b"")
+            answer = await handler(_Request(scope["path"], query, headers, receive))
             status = answer.status
             await send_answer(send, scope, status, answer.body, answer.type_)
         except Refused as refused:
@@ -142,7 +150,7 @@ class App:
             seconds = time.perf_counter() - begun_s
             self.metrics.answered(route, status, seconds)
             if self._access_log is not None:
-                self._log(scope, status, seconds)
+                self._log(self._access_log, scope, status, seconds)
 
     def _route(self, path: str) -> tuple[str, Mapping[str, _Handler]]:
         found = self._routes.get(path)
@@ -161,11 +169,11 @@ class App:
 
     # ---- scoring
 
-    async def _predict(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
-        options = _options(scope, ("model", "version", "explain", "lineage"))
+    async def _predict(self, request: _Request) -> _Answer:
+        options = _options(request.query, ("model", "version", "explain", "lineage"))
         name, batcher = self._find(options.get("model", self._default), options.get("version"))
-        type_ = headers.get("content-type", JSON).partition(";")[0].strip().lower()
-        body = plain_body(await read_body(receive, headers, self._limits), headers, self._limits)
+        type_ = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+        body = await self._body(request)
         if type_ == ARROW:
             if "explain" in options or "lineage" in options:
                 raise Refused(400, "explain and lineage are for rows in JSON")
@@ -211,14 +219,19 @@ class App:
             writer.write_table(scores)
         return _Answer(sink.getvalue().to_pybytes(), ARROW)
 
-    async def _infer(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
-        name, batcher = self._of_path(path)
-        request = read_infer(plain_body(await read_body(receive, headers, self._limits), headers, self._limits))
-        rows = tensor_rows(request)
+    async def _infer(self, request: _Request) -> _Answer:
+        name, batcher = self._of_path(request.path)
+        asked = read_infer(await self._body(request))
+        rows = tensor_rows(asked)
         self._check_rows(rows)
         scored = await batcher.score(rows)
         self.metrics.scored(name, len(rows))
-        return _json(infer_response(request, name, scored.scorer.version, scored.scores))
+        return _json(infer_response(asked, name, scored.scorer.version, scored.scores))
+
+    async def _body(self, request: _Request) -> bytes:
+        return plain_body(
+            await read_body(request.receive, request.headers, self._limits), request.headers, self._limits
+        )
 
     def _check_rows(self, rows: Sequence[Any]) -> None:
         if not rows:
@@ -245,45 +258,47 @@ class App:
         assert found is not None
         return self._find(found[1], found[2])
 
-    async def _ok(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
-        key = {"/v2/health/live": "live", "/v2/health/ready": "ready"}.get(path)
+    async def _ok(self, request: _Request) -> _Answer:
+        key = {"/v2/health/live": "live", "/v2/health/ready": "ready"}.get(request.path)
         return _json({key: True} if key is not None else {"status": "ok"})
 
-    async def _server(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
+    async def _server(self, request: _Request) -> _Answer:
         return _json({"name": "penstock", "version": __version__, "extensions": []})
 
-    async def _list(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
+    async def _list(self, request: _Request) -> _Answer:
         return _json(
             {"models": [{"name": name, "version": each.scorer.version} for name, each in self.models.items()]}
         )
 
-    async def _model(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
-        name, batcher = self._of_path(path)
+    async def _model(self, request: _Request) -> _Answer:
+        name, batcher = self._of_path(request.path)
         plan = batcher.scorer.model.plan
         assert plan is not None
         about = model_metadata(name, [batcher.scorer.version], plan)
         return _json({**about, "parameters": _lineage(batcher.scorer)})
 
-    async def _model_ready(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
-        name, _ = self._of_path(path)
+    async def _model_ready(self, request: _Request) -> _Answer:
+        name, _ = self._of_path(request.path)
         return _json({"name": name, "ready": True})
 
-    async def _metrics(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
+    async def _metrics(self, request: _Request) -> _Answer:
         return _Answer(self.metrics.text(), CONTENT_TYPE)
 
-    async def _openapi(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
+    async def _openapi(self, request: _Request) -> _Answer:
         return _json(self._described())
 
-    async def _page(self, path: str, headers: Mapping[str, str], scope: Scope, receive: Receive) -> _Answer:
+    async def _page(self, request: _Request) -> _Answer:
         return _Answer(
-            page(self._described(), headers.get("host", "localhost:8080")).encode(), "text/html; charset=utf-8"
+            page(self._described(), request.headers.get("host", "localhost:8080")).encode(),
+            "text/html; charset=utf-8",
         )
 
     def _described(self) -> dict[str, Any]:
         plans = {name: each.scorer.model.plan for name, each in self.models.items()}
         return describe(plans, self._limits.rows, with_token=self._token is not None)
 
-    def _log(self, scope: Scope, status: int, seconds: float) -> None:
+    @staticmethod
+    def _log(log: TextIO, scope: Scope, status: int, seconds: float) -> None:
         client = scope.get("client")
         line = {
             "time": time.time(),
@@ -293,7 +308,7 @@ class App:
             "ms": round(seconds * 1000, 3),
             "client": None if client is None else client[0],
         }
-        print(msgspec.json.encode(line).decode(), file=self._access_log or sys.stderr, flush=True)
+        print(msgspec.json.encode(line).decode(), file=log, flush=True)
 
 
 def _rows(body: bytes) -> list[Any]:
@@ -308,8 +323,7 @@ def _rows(body: bytes) -> list[Any]:
     raise Refused(400, f"got {str(value)[:50]!r}, allowed: a row (an object of columns) or a list of rows")
 
 
-def _options(scope: Scope, allowed: Sequence[str]) -> dict[str, str]:
-    query = scope.get("query_string", b"")
+def _options(query: bytes, allowed: Sequence[str]) -> dict[str, str]:
     if not query:
         return {}
     found = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=20))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from penstock.models import load_model, read_manifest
+from penstock.models import load_version
 from penstock.serve.scorer import Scorer
 
 __all__ = ["load_scorer"]
@@ -18,12 +18,7 @@ def load_scorer(folder: str | Path) -> Scorer:
     Raises:
         ModelError: there is none, or it is damaged.
     """
-    while True:
-        manifest = read_manifest(folder)
-        model = load_model(folder)
-        if read_manifest(folder) == manifest:  # or a writer replaced it meanwhile
-            break
-    scorer = Scorer(model, manifest)
+    scorer = Scorer(*load_version(folder))
     _warm_up(scorer)
     return scorer
 

@@ -211,9 +211,55 @@ def serve_http(
     try:
         import httptools
         import uvicorn
-        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
     except ImportError as error:
         raise ConfigError(f"an HTTP server needs the extra `{extra}`: pip install 'penstock[{extra}]'") from error
+
+    class Server(uvicorn.Server):
+        """Leaves signals to us."""
+
+        def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+            return nullcontext()
+
+    assert httptools is not None  # uvicorn imports it only when it serves
+    config = uvicorn.Config(
+        app,
+        http=_protocol(limits),
+        lifespan="off",
+        ws="none",
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=limits.connections,
+        timeout_keep_alive=limits.keep_alive_s,
+        timeout_graceful_shutdown=limits.stop_s,
+        **_tls_options(tls),
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"TLS: the certificate or its key cannot be used: {error}") from error
+    server = Server(config)
+    with _bound(host, port) as listener:
+
+        async def run() -> None:
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, lambda: setattr(server, "should_exit", True))
+            if on_start is not None:
+                await on_start(loop)
+            shown = f"[{host}]" if ":" in host else host
+            scheme = "http" if tls is None else "https"
+            on_listening(f"{scheme}://{shown}:{listener.getsockname()[1]}")
+            await server.serve(sockets=[listener])
+
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(run())
+
+
+def _protocol(limits: HttpLimits) -> Any:
+    """uvicorn's protocol, which besides closes connections that take their time with the head of a request."""
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
     class Protocol(HttpToolsProtocol):
         """Closes connections that take their time, or too many bytes, with the head of a request."""
@@ -256,52 +302,16 @@ def serve_http(
                 self._late.cancel()
                 self._late = None
 
-    class Server(uvicorn.Server):
-        """Leaves signals to us."""
+    return Protocol
 
-        def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
-            return nullcontext()
 
-    assert httptools is not None
-    more: dict[str, Any] = {}
-    if tls is not None:
-        more = {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key}
-        if tls.ca is not None:
-            more |= {"ssl_ca_certs": tls.ca, "ssl_cert_reqs": ssl.CERT_REQUIRED}
-    config = uvicorn.Config(
-        app,
-        http=Protocol,
-        lifespan="off",
-        ws="none",
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=limits.connections,
-        timeout_keep_alive=limits.keep_alive_s,
-        timeout_graceful_shutdown=limits.stop_s,
-        **more,
-    )
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"TLS: the certificate or its key cannot be used: {error}") from error
-    server = Server(config)
-    with _bound(host, port) as listener:
-
-        async def run() -> None:
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, lambda: setattr(server, "should_exit", True))
-            if on_start is not None:
-                await on_start(loop)
-            shown = f"[{host}]" if ":" in host else host
-            scheme = "http" if tls is None else "https"
-            on_listening(f"{scheme}://{shown}:{listener.getsockname()[1]}")
-            await server.serve(sockets=[listener])
-
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(run())
+def _tls_options(tls: HttpTls | None) -> dict[str, Any]:
+    if tls is None:
+        return {}
+    options: dict[str, Any] = {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key}
+    if tls.ca is not None:
+        options |= {"ssl_ca_certs": tls.ca, "ssl_cert_reqs": ssl.CERT_REQUIRED}
+    return options
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
