@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from penstock.log import Log
@@ -180,7 +182,20 @@ def test_a_reader_that_has_enough(filled: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["append", "compact", "history", "kafka", "listen", "nats", "quarantine", "retain", "streams", "tail"]
+    "name",
+    [
+        "append",
+        "compact",
+        "files",
+        "history",
+        "kafka",
+        "listen",
+        "nats",
+        "quarantine",
+        "retain",
+        "streams",
+        "tail",
+    ],
 )
 def test_every_command_says_what_it_does(penstock: Penstock, name: str) -> None:
     assert f"  {name} " in penstock("log", "--help")[1]
@@ -198,3 +213,17 @@ def test_kafka_ends_by_sigterm(filled: Path) -> None:
         running.send_signal(signal.SIGTERM)
         out, err = running.communicate()
         assert (running.returncode, out, err) == (0, "1 events appended to k\n", "")
+
+
+def test_the_files_of_a_version_are_its_events(filled: Path, penstock: Penstock) -> None:
+    before = [json.loads(line) for line in penstock("log", "tail", filled, "s", "-n", "1000")[1].splitlines()]
+    for _ in range(3):
+        Log(str(filled)).stream("s").append(pa.table({"ts": [1.79e9], "n": [7]}))
+    assert penstock("log", "compact", filled, "s")[0] == 0
+    status, out, _ = penstock("log", "files", filled, "s")
+    listed = out.splitlines()
+    assert status == 0 and len(listed) < len(list((filled / "s").rglob("*.parquet")))
+    assert sum(pq.ParquetFile(path).metadata.num_rows for path in listed) == len(before) + 3
+    version = Log(str(filled)).stream("s").version - 4
+    older = penstock("log", "files", filled, "s", "--version", version)[1].splitlines()
+    assert sum(pq.ParquetFile(path).metadata.num_rows for path in older) == len(before)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from penstock.cli.log_fill import append, kafka, listen, nats
-from penstock.cli.log_look import compact, history, quarantine, retain, streams, tail
+from penstock.cli.log_look import compact, files, history, quarantine, retain, streams, tail
 
 __all__ = ["log"]
 
@@ -21,5 +21,5 @@ def log() -> None:
     """
 
 
-for _command in (append, compact, history, kafka, listen, nats, quarantine, retain, streams, tail):
+for _command in (append, compact, files, history, kafka, listen, nats, quarantine, retain, streams, tail):
     log.add_command(_command)

@@ -14,7 +14,7 @@ from rich.table import Table
 from penstock.cli.show import count
 from penstock.errors import ConfigError, DataError
 
-__all__ = ["compact", "history", "quarantine", "retain", "streams", "tail"]
+__all__ = ["compact", "files", "history", "quarantine", "retain", "streams", "tail"]
 
 _FOLLOW_S = 0.5
 _REASONS = ("malformed", "type", "time", "column", "too long", "late", "duplicate", "skewed")
@@ -203,6 +203,20 @@ def history(log_: str, stream: str, number: int) -> None:
             str(commit["version"]), f"{at:%Y-%m-%d %H:%M:%S}", commit["operation"].lower(), " ".join(files)
         )
     Console(markup=False).print(table)
+
+
+@click.command()
+@click.argument("log_", metavar="LOG")
+@click.argument("stream")
+@click.option("--version", type=click.IntRange(min=0), help="As the stream was at this version; see history.")
+def files(log_: str, stream: str, version: int | None) -> None:
+    """List the Parquet files that a STREAM consists of, a line each, for readers that do not know Delta tables.
+
+    A folder may have others besides, which were merged or deleted and are kept for readers of earlier versions.
+    """
+    found = _stream(log_, stream, version)
+    for file in found.files():
+        click.echo(found.folder.place(file))
 
 
 _FILES_OF = (
