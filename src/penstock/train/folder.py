@@ -1,6 +1,7 @@
 """The folder of a run: one writer at a time, a checkpoint while it is unfinished, the model when it is done.
 
-model/manifest.json, v000001/   the model, once the run has ended
+model/manifest.json, v000001/   the model, once the run has ended; or as it was last published
+model/versions/                 manifests of versions that were published before
 model/checkpoint/               the same format, and where the run stood; gone when the run has ended
 model/progress.jsonl            what it reported
 model/.lock                     held while a run writes here
@@ -18,10 +19,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pyarrow as pa
+
 from penstock.errors import ConfigError, FolderBusy, ModelError, StorageError
 from penstock.kill import kill_point
-from penstock.models import Model, load_model, read_manifest, save_model
-from penstock.models.manifest import check_not_foreign
+from penstock.models import Model, Publisher, load_model, read_manifest, save_model
+from penstock.models.commit import check_not_foreign
+from penstock.models.history import Keep
 
 __all__ = ["RunFolder"]
 
@@ -41,6 +45,9 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"{path}: is a file; the output must be a folder, new or of an earlier run")
         self._lock: int | None = None
+        self.keep = Keep()
+        """Which of the published versions stay."""
+        self._publisher: Publisher | None = None
 
     @property
     def progress(self) -> Path:
@@ -146,9 +153,11 @@ class RunFolder:
                     os.kill(int(holder), signal.SIGTERM)
             time.sleep(0.05)
 
-    def publish(self, model: Model) -> None:
-        """Write the model as it is now, for whoever serves it; the run goes on."""
-        save_model(model, self.path)
+    def publish(self, model: Model, recent: pa.Table | None = None) -> dict[str, Any]:
+        """Write the model as it is now, for whoever serves it; the run goes on. See ``Publisher.publish``."""
+        if self._publisher is None:
+            self._publisher = Publisher(self.path, self.keep)
+        return self._publisher.publish(model, recent)
 
     def finish(self, model: Model) -> None:
         """Write the model, then forget the checkpoint."""

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from penstock.errors import ConfigError, DataError
+from penstock.errors import ConfigError, DataError, ModelError
 from penstock.features import Encoder
 from penstock.features.memory import Memory
 from penstock.log.times import format_duration, format_time, now_us
-from penstock.models import Model
+from penstock.models import Model, read_manifest
 from penstock.stream.feed import Standing
 from penstock.stream.replay import Examples
 from penstock.stream.source import PipelineSource
@@ -44,6 +46,8 @@ class _State(State):
     step: int = -1
     watermark: str | None = None
     sealed_to: str | None = None
+    newest_us: int | None = None
+    """Event time of the newest example that was learnt."""
     ends: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -103,6 +107,7 @@ def fit_live(
         session.publish_every_s = publish_every_s
         session.place_of = Path(output) if fork and output is not None else None
         session.stack, session.on_learnt = stack, on_learnt
+        session.published_before(own if resume else None)
         session.on_swap = on_swap or (lambda path: None)
         return run_session(session, resume=resume, progress=progress)
 
@@ -117,6 +122,15 @@ class _LiveSession(OnlineSession):
     stack: contextlib.ExitStack
     on_swap: Callable[[Path], None]
     on_learnt: Callable[[Examples], None] | None
+
+    def published_before(self, folder: str | Path | None) -> None:
+        """Take note of what is published in the folder of a run that is resumed."""
+        self._published: tuple[int, int] | None = None
+        self._not_before = 0
+        self._recent = _Recent()
+        with contextlib.suppress(ModelError, KeyError, TypeError):
+            if folder is not None:
+                self._not_before = int(read_manifest(folder)["lineage"]["position"]["piece"])
 
     def settings(self) -> dict[str, Any]:
         pipeline = self.source.pipeline
@@ -172,6 +186,7 @@ class _LiveSession(OnlineSession):
                 )
             self.observe(out, batch.labels, batch.weights)
             self.state.rows += len(batch)
+        self._recent.add(rows)
 
     def _stand(self, examples: Examples) -> None:
         state, point = self.state, examples.point
@@ -179,6 +194,9 @@ class _LiveSession(OnlineSession):
         state.ends = dict(point.ends)
         state.watermark = _time(point.marks[self.source.pipeline.primary])
         state.sealed_to = _time(examples.sealed_to_us)
+        if examples.rows.num_rows:
+            newest_us = pc.max(examples.rows["_time"]).cast(pa.int64()).as_py()
+            state.newest_us = newest_us if state.newest_us is None else max(state.newest_us, newest_us)
         state.work += examples.piece.events
 
     def _swap(self, progress: Progress) -> None:
@@ -195,9 +213,18 @@ class _LiveSession(OnlineSession):
         self.on_swap(taken.path)
 
     def _publish(self, progress: Progress) -> None:
-        if self.folder is not None and self.state.rows and self.place_of is None:
-            self.model.metadata = self._metadata(None, progress.seconds)
-            self.folder.publish(self.model)
+        """Make what has been learnt a version, unless a version that is there has learnt more.
+
+        A run that goes on from a checkpoint first learns again what it had learnt, and published, since.
+        """
+        state = self.state
+        if self.folder is None or not state.rows or self.place_of is not None:
+            return
+        if (state.piece, state.rows) == self._published or state.piece < self._not_before:
+            return
+        self.model.metadata = self._metadata(None, progress.seconds)
+        self.folder.publish(self.model, self._recent.table())
+        self._published = state.piece, state.rows
 
     def run(self, shown: Reporter | None) -> Run:
         found = super().run(shown)
@@ -211,7 +238,32 @@ class _LiveSession(OnlineSession):
         found["lineage"]["position"] = {
             name: getattr(self.state, name) for name in ("piece", "step", "watermark", "sealed_to", "ends")
         }
+        if self.state.newest_us is not None:
+            found["lineage"]["newest_event"] = format_time(self.state.newest_us)
         return found
+
+
+class _Recent:
+    """The last rows that were learnt, as they were when they were."""
+
+    _ROWS = 4096
+
+    def __init__(self) -> None:
+        self._parts: list[pa.Table] = []
+
+    def add(self, rows: pa.Table) -> None:
+        if rows.num_rows:
+            self._parts.append(rows.slice(max(0, rows.num_rows - self._ROWS)))
+            while sum(part.num_rows for part in self._parts[1:]) >= self._ROWS:
+                del self._parts[0]
+
+    def table(self) -> pa.Table | None:
+        """None where nothing has been learnt."""
+        if not self._parts:
+            return None
+        table = pa.concat_tables(self._parts).combine_chunks()
+        self._parts = [table.slice(max(0, table.num_rows - self._ROWS))]
+        return self._parts[0]
 
 
 def _time(us: int | None) -> str | None:
