@@ -20,6 +20,8 @@ BENCHMARKS = {
     "replay": "a log to examples, a join of two streams, beside Spark and DuckDB",
     "kappa": "live: from an event's arrival to a model that has learnt it; and what an overload does",
     "prove": "batch = stream = Lambda on 10 M events",
+    "sync": "a delta of 1 % of a model, from a trainer to a server under load",
+    "fresh": "from an event in the log to a prediction over HTTP that it has changed",
     "serve-http": "a row a request over HTTP, beside FastAPI and scikit-learn",
     "serve-bulk": "Arrow bodies over HTTP",
     "kernel": "learning alone, on hashed batches in memory, beside scikit-learn and the memory's limit",

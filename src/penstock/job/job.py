@@ -126,6 +126,11 @@ class Output:
 
     path: str = "model"
     publish_every_s: float | None = 60.0
+    publish_to: str | None = None
+    """URL of a store, such as ``s3://bucket/ctr``, where published versions are copied to."""
+    keep_versions: int = 16
+    """Of those that are published: the newest, and as many again of those before, spread over ``keep_for_s``."""
+    keep_for_s: float = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.errors import ModelError
+from penstock.errors import ConfigError, ModelError
 from penstock.models.manifest import all_files, read_manifest, table_layers
 from penstock.storage import storage_errors, write_atomically
 
@@ -49,6 +49,12 @@ class Keep:
 
     newest: int = 16
     for_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.newest < 1 or not self.for_s >= 0:
+            raise ConfigError(
+                f"versions to keep: allowed: 1 or more, for 0 s or more; got {self.newest} and {self.for_s:g} s"
+            )
 
 
 class Pin(msgspec.Struct):

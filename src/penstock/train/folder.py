@@ -26,6 +26,7 @@ from penstock.kill import kill_point
 from penstock.models import Model, Publisher, load_model, read_manifest, save_model
 from penstock.models.commit import check_not_foreign
 from penstock.models.history import Keep
+from penstock.train.uploads import Uploads
 
 __all__ = ["RunFolder"]
 
@@ -47,7 +48,10 @@ class RunFolder:
         self._lock: int | None = None
         self.keep = Keep()
         """Which of the published versions stay."""
+        self.publish_to: str | None = None
+        """URL of a store where versions are copied to."""
         self._publisher: Publisher | None = None
+        self._uploads: Uploads | None = None
 
     @property
     def progress(self) -> Path:
@@ -157,12 +161,21 @@ class RunFolder:
         """Write the model as it is now, for whoever serves it; the run goes on. See ``Publisher.publish``."""
         if self._publisher is None:
             self._publisher = Publisher(self.path, self.keep)
-        return self._publisher.publish(model, recent)
+        manifest = self._publisher.publish(model, recent)
+        self._upload(manifest)
+        return manifest
+
+    def _upload(self, manifest: dict[str, Any]) -> None:
+        if self.publish_to is not None:
+            self._uploads = self._uploads or Uploads(self.path, self.publish_to)
+            self._uploads.put(manifest)
 
     def finish(self, model: Model) -> None:
         """Write the model, then forget the checkpoint."""
-        save_model(model, self.path)
+        self._upload(save_model(model, self.path))
         kill_point(f"{self.path}: model written, checkpoint not forgotten")
+        if self._uploads is not None:
+            self._uploads.close()
         self.forget_checkpoint()
 
     def forget_checkpoint(self) -> None:

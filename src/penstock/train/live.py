@@ -23,7 +23,8 @@ from penstock.errors import ConfigError, DataError, ModelError
 from penstock.features import Encoder
 from penstock.features.memory import Memory
 from penstock.log.times import format_duration, format_time, now_us
-from penstock.models import Model, read_manifest
+from penstock.models import Keep, Model, read_manifest
+from penstock.models.remote import RemoteFolder
 from penstock.stream.feed import Standing
 from penstock.stream.replay import Examples
 from penstock.stream.source import PipelineSource
@@ -60,6 +61,8 @@ def fit_live(
     resume: bool = False,
     checkpoint_every_s: float | None = 300.0,
     publish_every_s: float | None = 60.0,
+    publish_to: str | None = None,
+    keep: Keep | None = None,
     fork: bool = False,
     on_learnt: Callable[[Examples], None] | None = None,
     on_swap: Callable[[Path], None] | None = None,
@@ -74,9 +77,11 @@ def fit_live(
         output: folder for the model; with it, Ctrl-C leaves a checkpoint there.
         resume: go on from the checkpoint in ``output``.
         publish_every_s: seconds between versions of the model in ``output``; None for only at the end.
+        publish_to: URL of a store where versions are copied to, beside the training.
+        keep: which versions stay in ``output``, to go back to.
         fork: train apart, in the folder ``fork`` of ``output``, while the model there is served and perhaps
-        trained
-            by another run; once all that the log has is learnt, take its place. The other run is asked to stop.
+            trained by another run; once all that the log has is learnt, take its place. The other run is asked to
+            stop.
         on_learnt: is given each piece once it is learnt.
         on_swap: is given the folder whose model the fork has taken the place of.
 
@@ -88,6 +93,8 @@ def fit_live(
         raise ConfigError("a pipeline that is trained on needs features.label")
     if fork and output is None:
         raise ConfigError("fork needs an output folder, whose model it takes the place of")
+    if publish_to is not None:
+        RemoteFolder(publish_to)  # that it can be, is known before the training
     with contextlib.ExitStack() as stack:
         own = Path(output) / _FORK if fork and output is not None else output
         folder = stack.enter_context(RunFolder(own)) if own is not None else None
@@ -106,8 +113,11 @@ def fit_live(
         session.strategy = strategy if strategy is not None else Online()
         session.publish_every_s = publish_every_s
         session.place_of = Path(output) if fork and output is not None else None
+        session.publish_to, session.keep = publish_to, keep or Keep()
         session.stack, session.on_learnt = stack, on_learnt
         session.published_before(own if resume else None)
+        if folder is not None and not fork:
+            session.served(folder)
         session.on_swap = on_swap or (lambda path: None)
         return run_session(session, resume=resume, progress=progress)
 
@@ -117,6 +127,8 @@ class _LiveSession(OnlineSession):
     state: _State  # type: ignore[assignment]
     source: PipelineSource
     publish_every_s: float | None
+    publish_to: str | None
+    keep: Keep
     place_of: Path | None
     """The folder whose model the fork will replace; None where it has, or there is no fork."""
     stack: contextlib.ExitStack
@@ -131,6 +143,11 @@ class _LiveSession(OnlineSession):
         with contextlib.suppress(ModelError, KeyError, TypeError):
             if folder is not None:
                 self._not_before = int(read_manifest(folder)["lineage"]["position"]["piece"])
+
+    def served(self, folder: RunFolder) -> RunFolder:
+        """The folder, whose model is for those who serve it."""
+        folder.keep, folder.publish_to = self.keep, self.publish_to
+        return folder
 
     def settings(self) -> dict[str, Any]:
         pipeline = self.source.pipeline
@@ -203,7 +220,7 @@ class _LiveSession(OnlineSession):
         """The fork has caught up: its model replaces the one that is served, and the run goes on in that
         folder."""
         assert self.place_of is not None and self.folder is not None
-        fork, taken = self.folder, RunFolder.take_over(self.place_of)
+        fork, taken = self.folder, self.served(RunFolder.take_over(self.place_of))
         self.stack.push(taken)
         self.place_of = None
         self.move_to(taken)
@@ -230,7 +247,7 @@ class _LiveSession(OnlineSession):
         found = super().run(shown)
         if self.place_of is not None:  # all was learnt before the feed had a moment of silence
             with RunFolder.take_over(self.place_of) as folder:
-                folder.finish(self.model)
+                self.served(folder).finish(self.model)
         return found
 
     def _metadata(self, held: Any, seconds: float) -> dict[str, Any]:
