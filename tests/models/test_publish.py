@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import penstock as ps
 from penstock.errors import ModelError, StorageError
 from penstock.features import FeaturePlan
-from penstock.models import Keep, Publisher, load_model, pin_version, publish, read_manifest, read_version
+from penstock.models import KeepVersions, Publisher, load_model, pin_version, publish, read_manifest, read_version
 from penstock.models.history import list_versions
 
 PLAN = FeaturePlan(label="y", columns=())
@@ -81,7 +81,7 @@ def fails(*_: object) -> None:
 def test_layers_are_merged_and_bases_renewed(tmp_path: Path) -> None:
     model = ps.Linear(PLAN, segments=4, slots=1)
     learn(model, list(range(1, 1001)))
-    publisher = Publisher(tmp_path, Keep(newest=3, for_s=0))
+    publisher = Publisher(tmp_path, KeepVersions(newest=3, for_s=0))
     counts, bases = [], set()
     for n in range(120):
         learn(model, [1 + n % 300])
@@ -137,7 +137,7 @@ def test_a_base_that_is_gone_is_written_again(tmp_path: Path) -> None:
 def test_the_pinned_version_is_kept_and_only_versions_that_are_there_are_pinned(tmp_path: Path) -> None:
     model = ps.Linear(PLAN, segments=4, slots=1)
     learn(model, list(range(1, 101)))
-    publisher = Publisher(tmp_path, Keep(newest=2, for_s=0))
+    publisher = Publisher(tmp_path, KeepVersions(newest=2, for_s=0))
     publisher.publish(model)
     pinned = rows_of(model)
     learn(model, [1])
@@ -163,7 +163,7 @@ def test_a_few_older_versions_stay_spread_over_time(tmp_path: Path, monkeypatch:
 
     model = ps.Linear(PLAN, segments=4, slots=1)
     learn(model, list(range(1, 101)))
-    publisher, now = Publisher(tmp_path, Keep(newest=4, for_s=400)), [1e9]
+    publisher, now = Publisher(tmp_path, KeepVersions(newest=4, for_s=400)), [1e9]
 
     class Clock:
         @staticmethod

@@ -11,7 +11,7 @@ from typing import Any
 from penstock.data import open_source
 from penstock.errors import ConfigError
 from penstock.job.job import Data, Job, read_sections
-from penstock.models import Keep, Linear
+from penstock.models import Linear
 from penstock.stream.evaluator import EXTRA
 from penstock.stream.output import write_chunks
 from penstock.stream.source import PipelineSource
@@ -89,9 +89,7 @@ class PipelineJob:
             output=self.job.output.path,
             resume=resume,
             checkpoint_every_s=self.job.train.checkpoint_every_s,
-            publish_every_s=self.job.output.publish_every_s,
-            publish_to=self.job.output.publish_to,
-            keep=Keep(newest=self.job.output.keep_versions, for_s=self.job.output.keep_for_s),
+            publish=self.job.output.publish(every_s=60.0),
             fork=fork,
             on_swap=on_swap,
             progress=progress,

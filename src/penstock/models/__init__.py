@@ -5,14 +5,15 @@ from penstock.models.commit import commit_manifest, discard_version, new_version
 from penstock.models.dense import DenseSlices
 from penstock.models.files import write_arrays, write_names, write_removed, write_rows
 from penstock.models.folder import load_model, load_shell, load_version, read_rows, save_model
-from penstock.models.history import Keep, pin_version, read_pin, read_version
+from penstock.models.history import KeepVersions, pin_version, read_pin, read_version
 from penstock.models.linear import Linear
 from penstock.models.manifest import build_manifest, read_manifest, table_files, table_layers
-from penstock.models.publish import Publisher
+from penstock.models.publish import CheckpointPublisher, Publisher
 
 __all__ = [
+    "CheckpointPublisher",
     "DenseSlices",
-    "Keep",
+    "KeepVersions",
     "Linear",
     "Model",
     "Publisher",

@@ -27,7 +27,7 @@ __all__ = [
     "PIN",
     "VERSIONS",
     "History",
-    "Keep",
+    "KeepVersions",
     "Kept",
     "Pin",
     "list_versions",
@@ -44,7 +44,7 @@ _NAME = re.compile(r"v(\d{6,})\.json")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keep:
+class KeepVersions:
     """Which versions stay: the ``newest``, and of those before as many again, spread over ``for_s`` seconds."""
 
     newest: int = 16
@@ -175,8 +175,8 @@ def list_versions(root: str | Path) -> list[Kept]:
 class History:
     """Keeps versions of one folder."""
 
-    def __init__(self, root: Path, keep: Keep | None = None) -> None:
-        self._root, self._keep = root, keep or Keep()
+    def __init__(self, root: Path, keep: KeepVersions | None = None) -> None:
+        self._root, self._keep = root, keep or KeepVersions()
         self._known: dict[int, tuple[float, frozenset[str]]] = {}
         """Of versions that were read before: when they were written, and the folders of their files."""
 
@@ -186,7 +186,7 @@ class History:
         return History(root) if (root / VERSIONS).is_dir() else None
 
     def add(self, manifest: Mapping[str, Any]) -> None:
-        """Keep a version that is about to become valid."""
+        """KeepVersions a version that is about to become valid."""
         (self._root / VERSIONS).mkdir(exist_ok=True)
         file = self._root / version_file(manifest["version"])
         write_atomically(file, msgspec.json.encode(manifest))

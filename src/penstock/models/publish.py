@@ -8,6 +8,7 @@ their rows become many all are written anew.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from penstock.errors import StorageError
 from penstock.models.base import Model
 from penstock.models.commit import commit_manifest, discard_version, new_version
 from penstock.models.files import write_names, write_recent, write_removed, write_rows
-from penstock.models.history import History, Keep
-from penstock.models.manifest import build_manifest
+from penstock.models.history import History, KeepVersions
+from penstock.models.manifest import build_manifest, table_layers
+from penstock.storage import storage_errors
 from penstock.table import Table, unique_keys
 
-__all__ = ["Publisher"]
+__all__ = ["CheckpointPublisher", "Publisher"]
 
 _LAYERS = 32
 """On a base, until they are merged."""
@@ -65,10 +67,69 @@ class _Published:
         self.pending, self.gone = [], []
 
 
+class CheckpointPublisher:
+    """Publishes checkpoints of a run that writes them anyway, under the same disk's other folder: by links."""
+
+    def __init__(self, root: str | Path, keep: KeepVersions | None = None) -> None:
+        self._root = Path(root)
+        self._history = History(self._root, keep)
+        self._linked: dict[str, str] = {}
+        """By path in the checkpoint, the path here."""
+
+    def publish(self, checkpoint: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Make the model of a checkpoint's manifest the folder's newest version; returns its manifest here.
+
+        Raises:
+            StorageError: it could not be written; the version before is valid.
+        """
+        version, folder = new_version(self._root)
+        linked: dict[str, str] = {}
+        try:
+            with storage_errors(self._root):
+                tables = {
+                    name: {**table, **self._table(checkpoint, folder, table, linked)}
+                    for name, table in manifest["tables"].items()
+                }
+            found = {key: value for key, value in manifest.items() if key != "progress"}
+            found |= {"version": version, "tables": tables, "names": None}
+            commit_manifest(self._root, found, self._history)
+        except BaseException:
+            discard_version(self._root, version)
+            raise
+        self._linked = linked
+        return found
+
+    def _table(
+        self, checkpoint: Path, folder: Path, table: Mapping[str, Any], linked: dict[str, str]
+    ) -> dict[str, Any]:
+        if "layers" not in table:
+            return {"files": [self._file(checkpoint, folder, entry, linked) for entry in table["files"]]}
+        kinds = ("files", "removed")
+        return {
+            "layers": [
+                {kind: [self._file(checkpoint, folder, entry, linked) for entry in layer[kind]] for kind in kinds}
+                for layer in table_layers(table)
+            ]
+        }
+
+    def _file(
+        self, checkpoint: Path, folder: Path, entry: Mapping[str, Any], linked: dict[str, str]
+    ) -> dict[str, Any]:
+        path = self._linked.get(entry["path"])
+        if path is None or not (self._root / path).exists():
+            path = f"{folder.name}/{entry['path'].replace('/', '-')}"
+            try:
+                (self._root / path).hardlink_to(checkpoint / entry["path"])
+            except OSError:  # a disk that knows no links
+                shutil.copyfile(checkpoint / entry["path"], self._root / path)
+        linked[entry["path"]] = path
+        return {**entry, "path": path}
+
+
 class Publisher:
     """Publishes one model in one folder; nobody else takes what changed in its tables."""
 
-    def __init__(self, root: str | Path, keep: Keep | None = None) -> None:
+    def __init__(self, root: str | Path, keep: KeepVersions | None = None) -> None:
         """Begins with all rows, whatever is there."""
         self._root = Path(root)
         self._history = History(self._root, keep)

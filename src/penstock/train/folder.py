@@ -25,7 +25,7 @@ from penstock.errors import ConfigError, FolderBusy, ModelError, StorageError
 from penstock.kill import kill_point
 from penstock.models import Model, Publisher, load_model, read_manifest, save_model
 from penstock.models.commit import check_not_foreign
-from penstock.models.history import Keep
+from penstock.train.publishing import Publish
 from penstock.train.uploads import Uploads
 
 __all__ = ["RunFolder"]
@@ -34,8 +34,8 @@ __all__ = ["RunFolder"]
 class RunFolder:
     """Locks the folder while entered; the lock goes with the process, however that ends."""
 
-    def __init__(self, path: str | Path) -> None:
-        """Name the folder; nothing is touched yet.
+    def __init__(self, path: str | Path, publish: Publish = Publish()) -> None:  # noqa: B008 - frozen
+        """Name the folder, and which versions it keeps; nothing is touched yet.
 
         Raises:
             ConfigError: the path is a URL, or an existing file.
@@ -46,10 +46,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"{path}: is a file; the output must be a folder, new or of an earlier run")
         self._lock: int | None = None
-        self.keep = Keep()
-        """Which of the published versions stay."""
-        self.publish_to: str | None = None
-        """URL of a store where versions are copied to."""
+        self._publish = publish
         self._publisher: Publisher | None = None
         self._uploads: Uploads | None = None
 
@@ -135,13 +132,13 @@ class RunFolder:
         return load_model(self.checkpoint)
 
     @staticmethod
-    def take_over(path: str | Path, *, patience_s: float = 60.0) -> RunFolder:
+    def take_over(path: str | Path, publish: Publish = Publish(), *, patience_s: float = 60.0) -> RunFolder:  # noqa: B008
         """The folder, entered; a run that holds it is asked to stop (SIGTERM), and waited for.
 
         Raises:
             FolderBusy: it did not stop in time, or is not one of this machine's processes.
         """
-        folder = RunFolder(path)
+        folder = RunFolder(path, publish)
         deadline_s = time.monotonic() + patience_s
         asked = False
         while True:
@@ -160,22 +157,31 @@ class RunFolder:
     def publish(self, model: Model, recent: pa.Table | None = None) -> dict[str, Any]:
         """Write the model as it is now, for whoever serves it; the run goes on. See ``Publisher.publish``."""
         if self._publisher is None:
-            self._publisher = Publisher(self.path, self.keep)
+            self._publisher = Publisher(self.path, self._publish.keep)
         manifest = self._publisher.publish(model, recent)
         self._upload(manifest)
         return manifest
 
+    def copy(self, manifest: dict[str, Any]) -> None:
+        """Have the run's last version where versions are copied to, if they are.
+
+        Raises:
+            StorageError: it could not be copied; it is in the folder.
+        """
+        self._upload(manifest)
+        if self._uploads is not None:
+            self._uploads.close()
+
     def _upload(self, manifest: dict[str, Any]) -> None:
-        if self.publish_to is not None:
-            self._uploads = self._uploads or Uploads(self.path, self.publish_to)
+        if self._publish.to is not None:
+            self._uploads = self._uploads or Uploads(self.path, self._publish.to)
             self._uploads.put(manifest)
 
     def finish(self, model: Model) -> None:
         """Write the model, then forget the checkpoint."""
-        self._upload(save_model(model, self.path))
+        manifest = save_model(model, self.path)
         kill_point(f"{self.path}: model written, checkpoint not forgotten")
-        if self._uploads is not None:
-            self._uploads.close()
+        self.copy(manifest)
         self.forget_checkpoint()
 
     def forget_checkpoint(self) -> None:

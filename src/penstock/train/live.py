@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from penstock.errors import ConfigError, DataError, ModelError
+from penstock.errors import ConfigError, DataError
 from penstock.features import Encoder
 from penstock.features.memory import Memory
 from penstock.log.times import format_duration, format_time, now_us
-from penstock.models import Keep, Model, read_manifest
-from penstock.models.remote import RemoteFolder
+from penstock.models import Model
 from penstock.stream.feed import Standing
 from penstock.stream.replay import Examples
 from penstock.stream.source import PipelineSource
@@ -33,6 +31,7 @@ from penstock.train.folder import RunFolder
 from penstock.train.learners import Learner
 from penstock.train.online import Online, OnlineSession
 from penstock.train.progress import Progress, Reporter
+from penstock.train.publishing import Publish
 from penstock.train.session import Run, State, run_session
 
 __all__ = ["fit_live"]
@@ -60,9 +59,7 @@ def fit_live(
     output: str | Path | None = None,
     resume: bool = False,
     checkpoint_every_s: float | None = 300.0,
-    publish_every_s: float | None = 60.0,
-    publish_to: str | None = None,
-    keep: Keep | None = None,
+    publish: Publish = Publish(every_s=60.0),  # noqa: B008 - frozen
     fork: bool = False,
     on_learnt: Callable[[Examples], None] | None = None,
     on_swap: Callable[[Path], None] | None = None,
@@ -76,9 +73,7 @@ def fit_live(
         strategy: ``Online()`` where None.
         output: folder for the model; with it, Ctrl-C leaves a checkpoint there.
         resume: go on from the checkpoint in ``output``.
-        publish_every_s: seconds between versions of the model in ``output``; None for only at the end.
-        publish_to: URL of a store where versions are copied to, beside the training.
-        keep: which versions stay in ``output``, to go back to.
+        publish: versions of the model in ``output``, for whoever serves it.
         fork: train apart, in the folder ``fork`` of ``output``, while the model there is served and perhaps
             trained by another run; once all that the log has is learnt, take its place. The other run is asked to
             stop.
@@ -93,11 +88,10 @@ def fit_live(
         raise ConfigError("a pipeline that is trained on needs features.label")
     if fork and output is None:
         raise ConfigError("fork needs an output folder, whose model it takes the place of")
-    if publish_to is not None:
-        RemoteFolder(publish_to)  # that it can be, is known before the training
     with contextlib.ExitStack() as stack:
         own = Path(output) / _FORK if fork and output is not None else output
-        folder = stack.enter_context(RunFolder(own)) if own is not None else None
+        kept = publish if not fork else Publish()
+        folder = stack.enter_context(RunFolder(own, kept)) if own is not None else None
         if resume and folder is not None:
             folder.read_checkpoint()
         session = _LiveSession(
@@ -111,13 +105,10 @@ def fit_live(
             job=job,
         )
         session.strategy = strategy if strategy is not None else Online()
-        session.publish_every_s = publish_every_s
+        session.publish = publish
         session.place_of = Path(output) if fork and output is not None else None
-        session.publish_to, session.keep = publish_to, keep or Keep()
         session.stack, session.on_learnt = stack, on_learnt
-        session.published_before(own if resume else None)
-        if folder is not None and not fork:
-            session.served(folder)
+        session.recent_rows = _Recent()
         session.on_swap = on_swap or (lambda path: None)
         return run_session(session, resume=resume, progress=progress)
 
@@ -126,28 +117,12 @@ class _LiveSession(OnlineSession):
     state_type = _State  # type: ignore[assignment]
     state: _State  # type: ignore[assignment]
     source: PipelineSource
-    publish_every_s: float | None
-    publish_to: str | None
-    keep: Keep
     place_of: Path | None
     """The folder whose model the fork will replace; None where it has, or there is no fork."""
     stack: contextlib.ExitStack
     on_swap: Callable[[Path], None]
     on_learnt: Callable[[Examples], None] | None
-
-    def published_before(self, folder: str | Path | None) -> None:
-        """Take note of what is published in the folder of a run that is resumed."""
-        self._published: tuple[int, int] | None = None
-        self._not_before = 0
-        self._recent = _Recent()
-        with contextlib.suppress(ModelError, KeyError, TypeError):
-            if folder is not None:
-                self._not_before = int(read_manifest(folder)["lineage"]["position"]["piece"])
-
-    def served(self, folder: RunFolder) -> RunFolder:
-        """The folder, whose model is for those who serve it."""
-        folder.keep, folder.publish_to = self.keep, self.publish_to
-        return folder
+    recent_rows: _Recent
 
     def settings(self) -> dict[str, Any]:
         pipeline = self.source.pipeline
@@ -160,7 +135,6 @@ class _LiveSession(OnlineSession):
 
     def steps(self, progress: Progress) -> Iterator[None]:
         encoder, memory = Encoder(self.plan), Memory()
-        published_s = time.perf_counter()
         with (
             self.strategy.learner(self.model) as learner,
             self.source.feed(start=self.state.piece, follow=self.source.follow) as feed,
@@ -175,9 +149,6 @@ class _LiveSession(OnlineSession):
                     self._swap(progress)
                 progress.standing = _shown(feed.standing)
                 self.tell(progress)
-                if self.publish_every_s and time.perf_counter() - published_s >= self.publish_every_s:
-                    self._publish(progress)
-                    published_s = time.perf_counter()
                 yield
 
     def _learn_piece(self, learner: Learner, encoder: Encoder, memory: Memory, examples: Examples) -> None:
@@ -203,7 +174,7 @@ class _LiveSession(OnlineSession):
                 )
             self.observe(out, batch.labels, batch.weights)
             self.state.rows += len(batch)
-        self._recent.add(rows)
+        self.recent_rows.add(rows)
 
     def _stand(self, examples: Examples) -> None:
         state, point = self.state, examples.point
@@ -220,7 +191,7 @@ class _LiveSession(OnlineSession):
         """The fork has caught up: its model replaces the one that is served, and the run goes on in that
         folder."""
         assert self.place_of is not None and self.folder is not None
-        fork, taken = self.folder, self.served(RunFolder.take_over(self.place_of))
+        fork, taken = self.folder, RunFolder.take_over(self.place_of, self.publish)
         self.stack.push(taken)
         self.place_of = None
         self.move_to(taken)
@@ -229,25 +200,17 @@ class _LiveSession(OnlineSession):
         fork.forget_checkpoint()
         self.on_swap(taken.path)
 
-    def _publish(self, progress: Progress) -> None:
-        """Make what has been learnt a version, unless a version that is there has learnt more.
+    def may_publish(self) -> bool:
+        return self.place_of is None and super().may_publish()
 
-        A run that goes on from a checkpoint first learns again what it had learnt, and published, since.
-        """
-        state = self.state
-        if self.folder is None or not state.rows or self.place_of is not None:
-            return
-        if (state.piece, state.rows) == self._published or state.piece < self._not_before:
-            return
-        self.model.metadata = self._metadata(None, progress.seconds)
-        self.folder.publish(self.model, self._recent.table())
-        self._published = state.piece, state.rows
+    def recent(self) -> pa.Table | None:
+        return self.recent_rows.table()
 
     def run(self, shown: Reporter | None) -> Run:
         found = super().run(shown)
         if self.place_of is not None:  # all was learnt before the feed had a moment of silence
-            with RunFolder.take_over(self.place_of) as folder:
-                self.served(folder).finish(self.model)
+            with RunFolder.take_over(self.place_of, self.publish) as folder:
+                folder.finish(self.model)
         return found
 
     def _metadata(self, held: Any, seconds: float) -> dict[str, Any]:
