@@ -166,18 +166,20 @@ def versions(model: str) -> None:
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("version", "written", "features", "changed", "logloss", "newest event", ""):
-        table.add_column(name, justify="left" if name in ("written", "newest event", "") else "right")
+        left = name in ("written", "newest event", "")
+        table.add_column(name, justify="left" if left else "right", no_wrap=bool(name))
     for each in list_versions(model):
         table.add_row(
             f"{each.version}",
-            each.created,
+            each.created.replace("+00:00", "Z"),
             f"{each.rows:,}",
             f"{each.changed:,}" if each.changed is not None else "all",
             f"{each.logloss:.5f}" if each.logloss is not None else "",
             each.newest_event or "",
             " ".join(each.notes),
         )
-    Console(highlight=False).print(table)
+    # Who reads it by a program wants a line for each version.
+    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 250).print(table)
 
 
 def _bounds(text: str) -> tuple[float, float]:

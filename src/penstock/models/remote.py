@@ -147,6 +147,11 @@ class RemoteFolder:
                 with self._errors(entry["path"]):
                     self._fs.makedirs(f"{self._root}/{entry['path']}".rpartition("/")[0], exist_ok=True)
                     self._fs.put_file(str(root / entry["path"]), f"{self._root}/{entry['path']}")
+                    nbytes = int(self._fs.size(f"{self._root}/{entry['path']}") or 0)
+                if nbytes != entry["nbytes"]:
+                    raise StorageError(
+                        f"{self.url}/{entry['path']}: {entry['nbytes']} bytes were sent, {nbytes} are there"
+                    )
                 self._there.add(entry["path"])
         data = msgspec.json.encode(manifest)
         self.write(version_file(manifest["version"]), data)

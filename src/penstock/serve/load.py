@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from penstock.errors import ModelError
+from penstock.errors import ModelError, StorageError
 from penstock.models import load_shell, read_manifest
 from penstock.models.manifest import parse_manifest
 from penstock.serve.scorer import Scorer
@@ -47,7 +47,12 @@ class Loader:
             where = error.filename or self.folder
             raise ModelError(f"{where}: cannot be read: {error.strerror or error}") from error
         scorer = Scorer(model, tables, manifest)
-        _warm_up(scorer)
+        try:
+            _warm_up(scorer)
+        except StorageError:
+            if not scorer.damaged:
+                raise
+            return self.load(manifest)  # its mapped file was found damaged, and is gone
         return scorer
 
     def forget_but(self, scorers: Mapping[str, Scorer]) -> None:
