@@ -22,6 +22,7 @@ BENCHMARKS = {
     "prove": "batch = stream = Lambda on 10 M events",
     "sync": "a delta of 1 % of a model, from a trainer to a server under load",
     "fresh": "from an event in the log to a prediction over HTTP that it has changed",
+    "soak": "minutes of load while the trainer publishes, is killed and leaves torn files",
     "serve-http": "a row a request over HTTP, beside FastAPI and scikit-learn",
     "serve-bulk": "Arrow bodies over HTTP",
     "kernel": "learning alone, on hashed batches in memory, beside scikit-learn and the memory's limit",
