@@ -86,8 +86,11 @@ def read(path: str | Path) -> tuple[dict[str, Any], NDArray[np.uint64], NDArray[
 
 
 def _read(path: str, file: io.BufferedReader) -> tuple[dict[str, Any], NDArray[np.uint64], NDArray[np.float32]]:
-    with np.load(file, allow_pickle=False) as archive:
-        if not isinstance(archive, np.lib.npyio.NpzFile) or "header" not in archive:
+    loaded = np.load(file, allow_pickle=False)
+    if not isinstance(loaded, np.lib.npyio.NpzFile):
+        raise ModelError(f"{path}: not an exported model of Penstock")
+    with loaded as archive:
+        if "header" not in archive:
             raise ModelError(f"{path}: not an exported model of Penstock")
         header = json.loads(archive["header"].tobytes())
         if not isinstance(header, dict) or header.get("format") != FORMAT:

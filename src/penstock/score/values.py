@@ -48,7 +48,7 @@ def category(value: Any) -> bytes:
     if isinstance(value, int):
         return str(value).encode()
     if isinstance(value, float) and math.isfinite(value):
-        return _float_text(value).encode()
+        return (str(int(value)) if _fits_integer(value) else _as_arrow_prints(repr(value))).encode()
     raise TypeError
 
 
@@ -59,8 +59,10 @@ def as_column(value: Any, type_: str) -> Any:
     if type_ not in ("float", "halffloat") or not isinstance(value, int | float):
         return value
     narrow = np.float32(value)
+    if not math.isfinite(narrow) or _fits_integer(float(narrow)):
+        return float(narrow)
     # As a category, an f32 is its own fewest digits, not those of the f64 that equals it.
-    return float(narrow) if not math.isfinite(narrow) or narrow.is_integer() else float(str(narrow))
+    return _as_arrow_prints(str(narrow))
 
 
 def weighted(value: Any) -> list[tuple[bytes, float]]:
@@ -81,12 +83,13 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def _float_text(value: float) -> str:
-    """The text that Arrow casts an f64 to, with whole numbers within i64 as integers."""
-    if value.is_integer() and abs(value) < 2.0**63:
-        return str(int(value))
-    # Both print the fewest digits that give the number back; they differ in where an exponent begins.
-    minus, numerals, exponent = Decimal(repr(value)).as_tuple()
+def _fits_integer(value: float) -> bool:
+    return value.is_integer() and abs(value) < 2.0**63
+
+
+def _as_arrow_prints(printed: str) -> str:
+    """Arrow and Python print the fewest digits that give a number back, but differ in where an exponent begins."""
+    minus, numerals, exponent = Decimal(printed).as_tuple()
     place = len(numerals) - 1 + int(exponent)
     sign, digits = "-" if minus else "", "".join(map(str, numerals)).rstrip("0")
     if -6 <= place < 0:
