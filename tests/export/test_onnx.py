@@ -112,6 +112,19 @@ def test_columns_with_the_vocabulary_of_training(table: pa.Table, flat: ps.Linea
     np.testing.assert_allclose(by_columns(tmp_path / "m.onnx", unseen.to_pylist()), expected, rtol=0, atol=WITHIN)
 
 
+def test_an_f32_column_is_rounded_to_it(tmp_path: Path) -> None:
+    """Numbers come as f64, and training saw f32: far from 0 these differ by more than a rounding of the sum."""
+    width = np.random.default_rng(2).random(300) + 1000
+    table = pa.table({"label": np.arange(300) % 2, "width": pa.array(width, pa.float32())})
+    model = ps.Linear(ps.Features(numeric=["width"]), optimizer=ps.SGD(alpha=2.0))
+    ps.fit(model, table, progress=False)
+    write_onnx(model, tmp_path / "m.onnx", vocabulary=table)
+    rows = [{"width": x} for x in width.tolist()]
+    np.testing.assert_allclose(by_columns(tmp_path / "m.onnx", rows), model.predict(table), rtol=0, atol=WITHIN)
+    wide = model.predict(pa.table({"width": width}))
+    assert np.abs(wide - model.predict(table)).max() > 2 * WITHIN
+
+
 def test_a_category_that_the_vocabulary_lacks_counts_nothing(
     table: pa.Table, flat: ps.Linear, tmp_path: Path
 ) -> None:

@@ -88,6 +88,25 @@ def archive(path: Path, **arrays: Any) -> None:
     np.savez(path, sha256=np.frombuffer(file._digest(whole), np.uint8), **whole)
 
 
+@pytest.mark.parametrize("part", ["header", "keys", "weights", "sha256"])
+def test_contents_that_are_others_than_was_written_are_noticed(
+    exported: Exported, tmp_path: Path, part: str
+) -> None:
+    """The archive has checksums of its own, but a whole part may be exchanged."""
+    with np.load(exported.file) as whole:
+        arrays = dict(whole)
+    if part == "header":
+        changed = np.append(arrays[part], np.uint8(ord(" ")))
+    else:
+        changed = arrays[part].copy()
+        changed[-1] = changed[0]
+    np.savez(tmp_path / "m.npz", **{**arrays, part: changed})
+    with pytest.raises(ModelError, match="damaged: its contents do not match their checksum"):
+        file.read(tmp_path / "m.npz")
+    np.savez(tmp_path / "m.npz", **arrays)
+    assert file.read(tmp_path / "m.npz")[0]["version"] == 41
+
+
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [

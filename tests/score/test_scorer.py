@@ -192,6 +192,16 @@ def test_any_plan_and_rows_give_the_bits_of_the_model(plan: FeaturePlan, rows: l
     np.testing.assert_array_equal(keys[keys != 0].view(np.uint64), mine.keys)
 
 
+@pytest.mark.parametrize("items", [1, 63, 64, 65, 66, 200])
+def test_the_keys_of_a_list_are_in_the_order_of_training(items: int) -> None:
+    plan = FeaturePlan(label="y", columns=(ColumnPlan(name="tags", kind="list", type="list<item: string>"),))
+    rows = [{"tags": [f"t{n * 7 % 150}" for n in range(items)]}, {"tags": []}, {"tags": ["b", "a", "b", None, ""]}]
+    expected = Encoder(plan).encode(RowReader(plan).read(rows), labelled=False)
+    found = RowEncoder(plan.to_dict()).encode(rows)
+    np.testing.assert_array_equal(found.keys, expected.keys)
+    np.testing.assert_array_equal(found.offsets, expected.offsets)
+
+
 PLAN = FeaturePlan(
     label="y",
     columns=(
