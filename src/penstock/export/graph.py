@@ -105,10 +105,13 @@ class Graph:
         self._nodes.append(self._onnx.helper.make_node("Identity", [score], [self.output]))
 
     def serialized(self, about: Mapping[str, str]) -> bytes:
-        """The whole model, checked; ``about`` becomes its metadata."""
+        """The whole model, checked; ``about`` becomes its metadata. The graph is empty afterwards."""
         helper = self._onnx.helper
+        self._count(sum(len(text) for text in about.values()))
         output = helper.make_tensor_value_info(self.output, self._type("float32"), ["rows", 1])
         graph = helper.make_graph(self._nodes, "penstock", self._input_infos, [output], self._constants)
+        # Each step copies what may be gigabytes.
+        self._nodes, self._constants = [], []
         opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("ai.onnx.ml", _ML_OPSET)]
         model = helper.make_model(
             graph,
@@ -117,9 +120,11 @@ class Graph:
             producer_name="penstock",
             producer_version=__version__,
         )
+        del graph
         helper.set_model_props(model, dict(about))
-        self._onnx.checker.check_model(model, full_check=True)
         data: bytes = model.SerializeToString(deterministic=True)
+        del model
+        self._onnx.checker.check_model(data, full_check=True)
         return data
 
     def _name(self, what: str) -> str:
