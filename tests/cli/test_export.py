@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +60,19 @@ def test_to_mlflow(penstock: Penstock, clicks: Path, model: str) -> None:
     pyfunc = pytest.importorskip("mlflow.pyfunc", reason="needs penstock[mlflow]")
     status, out, err = penstock("export", model, "folder", "--to", "mlflow")
     assert status == 0 and "features in folder\n" in out and not err
+    assert pyfunc.load_model("folder").metadata.metadata == {"penstock_model_version": 1}
     frame = pq.read_table(clicks).drop_columns(["clicked", "time"]).to_pandas()
     np.testing.assert_array_equal(pyfunc.load_model("folder").predict(frame), predicted(penstock, clicks))
     fails(penstock("export", model, "folder", "--to", "mlflow"), "folder: is there already; name a new folder")
+
+
+@pytest.mark.parametrize(("output", "to", "package"), [("m.onnx", "onnx", "onnx"), ("m", "mlflow", "mlflow")])
+def test_a_package_that_is_not_there(
+    penstock: Penstock, model: str, monkeypatch: pytest.MonkeyPatch, output: str, to: str, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    fails(penstock("export", model, output, "--to", to), f"pip install 'penstock[{package}]'")
+    assert not Path(output).exists()
 
 
 def test_what_cannot_be_exported(penstock: Penstock, model: str) -> None:

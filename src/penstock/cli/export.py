@@ -36,7 +36,8 @@ def export(model: str, output: str, format_: str | None, vocabulary: tuple[str, 
     onnx     a file for ONNX runtimes; needs penstock[onnx]
     mlflow   a folder that mlflow.pyfunc loads; needs penstock[mlflow]
 
-    All give the scores of penstock predict; docs/export.md says how to use them.
+    All score as penstock predict does (with --vocabulary, what it lacks counts nothing);
+    docs/export.md says how to use them.
     """
     format_ = format_ or _FORMATS.get(Path(output).suffix)
     if format_ is None:
@@ -51,7 +52,7 @@ def export(model: str, output: str, format_: str | None, vocabulary: tuple[str, 
 
         if Path(output).exists():
             raise ConfigError(f"{output}: is there already; name a new folder")
-        mlflow.save_model(loaded, output)
+        mlflow.save_model(loaded, output, metadata={"penstock_model_version": manifest["version"]})
         click.echo(f"version {manifest['version']}, {loaded.rows:,} features in {output}")
         return
     if not Path(output).resolve().parent.is_dir():
