@@ -231,11 +231,11 @@ def test_what_the_server_refuses_is_refused_and_nothing_else(rows: list[Any]) ->
     try:
         SERVED.check(rows)
         expected = Encoder(PLAN).encode(SERVED.read(rows), labelled=False)
-    except (ps.PenstockError, OverflowError) as error:
+    except ps.PenstockError:
         with pytest.raises(RowError) as caught:
             RowEncoder(PLAN.to_dict()).encode(rows)
         assert "\n" not in str(caught.value)
-        if len(rows) == 1 and isinstance(error, ps.PenstockError):
+        if len(rows) == 1:
             assert caught.value.row == 0
         return
     found = RowEncoder(PLAN.to_dict()).encode(rows)
