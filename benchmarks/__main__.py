@@ -25,6 +25,7 @@ BENCHMARKS = {
     "soak": "minutes of load while the trainer publishes, is killed and leaves torn files",
     "serve-http": "a row a request over HTTP, beside FastAPI and scikit-learn",
     "serve-bulk": "Arrow bodies over HTTP",
+    "score": "an exported model in NumPy alone, beside a server's scorer",
     "kernel": "learning alone, on hashed batches in memory, beside scikit-learn and the memory's limit",
     "quality": "AUC and accuracy on a9a, beside scikit-learn",
     "startup": "the command line: --help, and a run of 10,000 rows",
