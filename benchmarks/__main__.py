@@ -23,6 +23,7 @@ BENCHMARKS = {
     "sync": "a delta of 1 % of a model, from a trainer to a server under load",
     "fresh": "from an event in the log to a prediction over HTTP that it has changed",
     "soak": "minutes of load while the trainer publishes, is killed and leaves torn files",
+    "mapped": "a model whose rows stay in a file: memory, and what a request costs",
     "serve-http": "a row a request over HTTP, beside FastAPI and scikit-learn",
     "serve-bulk": "Arrow bodies over HTTP",
     "score": "an exported model in NumPy alone, beside a server's scorer",
