@@ -20,6 +20,9 @@ class _Serve(click.Group):
             args = ["models", *args]
         return super().parse_args(ctx, args)
 
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        return super().get_command(ctx, cmd_name) or self.commands["models"]
+
     def get_help(self, ctx: click.Context) -> str:
         return self.commands["models"].get_help(ctx)
 
