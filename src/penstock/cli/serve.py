@@ -15,16 +15,15 @@ __all__ = ["serve"]
 class _Serve(click.Group):
     """Its first argument is a command's name or, nearly always, a model."""
 
+    default = "models"
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
-            args = ["models", *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
-        return super().get_command(ctx, cmd_name) or self.commands["models"]
-
     def get_help(self, ctx: click.Context) -> str:
-        return self.commands["models"].get_help(ctx)
+        return self.commands[self.default].get_help(ctx)
 
 
 @click.group(cls=_Serve)
