@@ -69,7 +69,7 @@ def check_command(command: str) -> None:
         assert found is not None, f"penstock {command}: there is no {words[0]!r}"
         at, words = found, words[1:]
         default = getattr(at, "default", None)
-        if isinstance(at, click.Group) and default and words[:1] != ["--help"] and words[0] not in at.commands:
+        if isinstance(at, click.Group) and default and words and words[0] not in {"--help", *at.commands}:
             at = at.commands[default]
     options = {name: p for p in at.params for name in (*p.opts, *p.secondary_opts) if isinstance(p, click.Option)}
     takes_value = False
