@@ -41,6 +41,7 @@ def report_of(**some: object) -> Report:
         "recent": scores,
         "features": 12_345,
         "table_nbytes": 1 << 20,
+        "at_s": 1_700_000_000.25,
     }
     return Report(**{**report, **some})
 
@@ -145,6 +146,7 @@ def test_json_lines_are_appended(tmp_path: Path, memory: None) -> None:
         lines.report(report_of(done=None, recent=scores_of(auc=math.nan)))
     _, first, second = map(json.loads, path.read_text().splitlines())
     assert first == {
+        "at": 1_700_000_000.25,
         "seconds": 2.0,
         "rows": 1_234_567,
         "done": 0.25,
