@@ -1,0 +1,159 @@
+"""The learning curve: from lines of ``progress.jsonl`` (or of ``cluster.jsonl``) to the points of the page.
+
+A run that was resumed goes on from a checkpoint: what it had learnt after that is learnt again, and is forgotten here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from penstock.dash.live.series import POINTS, Series
+
+__all__ = ["COLUMNS", "Curve"]
+
+_SCORES = ("logloss", "auc", "calibration")
+COLUMNS = (
+    "seconds",
+    "rows",
+    "at",
+    "features",
+    "memory_nbytes",
+    *_SCORES,
+    *(f"recent_{name}" for name in _SCORES),
+)
+"""Of a point as the page gets it, before the lags of the streams."""
+
+
+class _Scores(msgspec.Struct):
+    weight: float | None = None
+    logloss: float | None = None
+    auc: float | None = None
+    calibration: float | None = None
+    base_rate: float | None = None
+
+
+class _Stream(msgspec.Struct):
+    lag_s: float | None = None
+
+
+class _Pipeline(msgspec.Struct):
+    streams: dict[str, _Stream] = {}
+
+
+class _Line(msgspec.Struct):
+    """What is looked at of a line."""
+
+    seconds: float
+    rows: int
+    at: float | None = None
+    features: float | None = None
+    memory_nbytes: float | None = None
+    progressive: _Scores = msgspec.field(default_factory=_Scores)
+    recent: _Scores = msgspec.field(default_factory=_Scores)
+    pipeline: _Pipeline = msgspec.field(default_factory=_Pipeline)
+
+
+class Curve:
+    """Of one run."""
+
+    def __init__(self, most: int = POINTS) -> None:
+        self.series: Series[_Line] = Series(_merged, most)
+        self.streams: list[str] = []
+        """Whose lags are told of, in the order of the columns."""
+        self.resumed: list[tuple[float, int]] = []
+        """When (seconds of the run) it went on from a checkpoint, and with how many rows."""
+
+    def clear(self) -> None:
+        """Another run begins."""
+        self.series.clear()
+        self.streams.clear()
+        self.resumed.clear()
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Take a line; one that is not understood is left out, and so is one before the first row."""
+        try:
+            new = msgspec.convert(line, _Line)
+        except (msgspec.ValidationError, OverflowError):
+            return
+        last = self.series.last
+        if last is not None and (new.rows < last.rows or new.seconds < last.seconds):
+            self.resumed = [one for one in self.resumed if one[0] <= new.seconds]
+            self.resumed.append((new.seconds, new.rows))
+            rows, seconds = new.rows, new.seconds
+            self.series.keep(lambda point: point.rows <= rows and point.seconds <= seconds)
+        self.streams += [name for name in new.pipeline.streams if name not in self.streams]
+        if new.rows > 0:
+            self.series.add(new)
+
+    def point(self, line: _Line) -> list[float | None]:
+        """A point as the page gets it: ``COLUMNS``, then a lag for each stream, seconds."""
+        shown: list[float | None] = [
+            round(line.seconds, 2),
+            line.rows,
+            line.at,
+            line.features,
+            line.memory_nbytes,
+        ]
+        for scores in (line.progressive, line.recent):
+            shown += [_rounded(getattr(scores, name)) for name in _SCORES]
+        for name in self.streams:
+            stream = line.pipeline.streams.get(name)
+            shown.append(None if stream is None else _rounded(stream.lag_s, 1))
+        return shown
+
+    def seconds_at(self, at_s: Sequence[float]) -> list[float | None]:
+        """When (seconds of the run) times since 1970 were; None where the run does not say.
+
+        Between two points by their share; a time before the first point, or long after the last, is put at its end.
+        """
+        known = [(line.at, line.seconds) for line in self.series.items if line.at is not None]
+        if not known:
+            return [None] * len(at_s)
+        return [_between(known, at) for at in at_s]
+
+
+def _between(known: Sequence[tuple[float, float]], at: float) -> float:
+    low, high = 0, len(known)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if known[middle][0] < at else (low, middle)
+    if low == 0:
+        first_at, first_s = known[0]
+        return max(0.0, first_s - (first_at - at))
+    if low == len(known):
+        return known[-1][1]
+    (before_at, before_s), (after_at, after_s) = known[low - 1], known[low]
+    # A run that stood still in between, stopped and resumed, has clocks that went on.
+    return min(after_s, before_s + (at - before_at)) if after_at > before_at else after_s
+
+
+def _merged(a: _Line, b: _Line) -> _Line:
+    """Where the run stood at the later, and the recent scores of both: exact but for AUC, which is a mean."""
+    return msgspec.structs.replace(b, recent=_both(a.recent, b.recent))
+
+
+def _both(a: _Scores, b: _Scores) -> _Scores:
+    if not a.weight or not b.weight:
+        return b if not a.weight else a
+    weight = a.weight + b.weight
+    positives = [s.weight * s.base_rate if s.base_rate is not None and s.weight else 0.0 for s in (a, b)]
+    predicted = [s.calibration * p if s.calibration is not None else 0.0 for s, p in zip((a, b), positives, strict=True)]
+    return _Scores(
+        weight=weight,
+        logloss=_mean(a, b, "logloss"),
+        auc=_mean(a, b, "auc"),
+        calibration=sum(predicted) / sum(positives) if sum(positives) else None,
+        base_rate=sum(positives) / weight,
+    )
+
+
+def _mean(a: _Scores, b: _Scores, name: str) -> float | None:
+    known = [(s.weight, value) for s in (a, b) if (value := getattr(s, name)) is not None and s.weight]
+    return sum(w * v for w, v in known) / sum(w for w, _ in known) if known else None
+
+
+def _rounded(value: float | None, digits: int = 6) -> float | None:
+    return None if value is None else round(value, digits)
