@@ -5,7 +5,7 @@ function histogram(figure, width, columns, xLabel) {
   const height = 200, left = 58, right = width - 14, top = 12, bottom = height - 38;
   const high = columns.reduce((most, column) => Math.max(most, column.share), 0) || 1;
   const y = axis(0, 1.05 * high, bottom, top), step = (right - left) / Math.max(1, columns.length);
-  const ticks = ticksOf(0, 100 * y.high, 4), parts = [];
+  const ticks = ticksOf(0, 100 * y.high, 5), parts = [];
   written(ticks).forEach((text, n) => parts.push(
     s("path", { d: `M${left} ${y(ticks[n] / 100).toFixed(1)}H${right}`, class: "grid" }),
     s("text", { x: left - 6, y: (y(ticks[n] / 100) + 4).toFixed(1), "text-anchor": "end", class: "tick" }, `${text} %`)));
@@ -35,7 +35,7 @@ function fit(text, width) {
 
 /** Horizontal bars [{label, parts: [{value, style, tip}], text}], their parts one after the other. */
 function stackedBars(figure, width, bars) {
-  const left = Math.min(130, Math.floor(0.3 * width)), right = width - 66, step = 26, height = 8 + step * bars.length;
+  const left = Math.min(130, Math.floor(0.3 * width)), right = width - 14 - 7 * bars.reduce((most, bar) => Math.max(most, bar.text.length), 4), step = 26, height = 8 + step * bars.length;
   const sum = (bar) => bar.parts.reduce((total, part) => total + part.value, 0);
   const x = axis(0, bars.reduce((most, bar) => Math.max(most, sum(bar)), 0) || 1, left, right);
   const parts = [];

@@ -100,7 +100,7 @@ class Cluster:
             "clock": status.clock,
             "stopped_by": status.stopped_by,
             "servers": servers,
-            "workers": [*workers, *self._gone(workers)],
+            "workers": sorted([*workers, *self._gone(workers)], key=lambda one: one["name"]),
             "waits": sorted({cause for one in status.workers for cause in one.waits}),
             "skew": status.skew,
             # A key has 64 bits, of which JavaScript's numbers hold 53.

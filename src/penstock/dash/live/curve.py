@@ -5,6 +5,7 @@ A run that was resumed goes on from a checkpoint: what it had learnt after that 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from penstock.dash.live.series import POINTS, Series
 
 __all__ = ["COLUMNS", "Curve"]
 
+WINDOW_SHARE = 0.05
+WINDOW_S = 60.0
 _SCORES = ("logloss", "auc", "calibration")
 COLUMNS = (
     "seconds",
@@ -33,6 +36,7 @@ class _Scores(msgspec.Struct):
     auc: float | None = None
     calibration: float | None = None
     base_rate: float | None = None
+    mean_prediction: float | None = None
 
 
 class _Stream(msgspec.Struct):
@@ -60,7 +64,8 @@ class Curve:
     """Of one run."""
 
     def __init__(self, most: int = POINTS) -> None:
-        self.series: Series[_Line] = Series(_merged, most)
+        self.series: Series[_Line] = Series(lambda a, b: b, most)
+        self._window = _Window()
         self.streams: list[str] = []
         """Whose lags are told of, in the order of the columns."""
         self.resumed: list[tuple[float, int]] = []
@@ -69,6 +74,7 @@ class Curve:
     def clear(self) -> None:
         """Another run begins."""
         self.series.clear()
+        self._window.clear()
         self.streams.clear()
         self.resumed.clear()
 
@@ -84,9 +90,10 @@ class Curve:
             self.resumed.append((new.seconds, new.rows))
             rows, seconds = new.rows, new.seconds
             self.series.keep(lambda point: point.rows <= rows and point.seconds <= seconds)
+            self._window.clear()
         self.streams += [name for name in new.pipeline.streams if name not in self.streams]
         if new.rows > 0:
-            self.series.add(new)
+            self.series.add(msgspec.structs.replace(new, recent=self._window.add(new)))
 
     def point(self, line: _Line) -> list[float | None]:
         """A point as the page gets it: ``COLUMNS``, then a lag for each stream, seconds."""
@@ -130,29 +137,58 @@ def _between(known: Sequence[tuple[float, float]], at: float) -> float:
     return min(after_s, before_s + (at - before_at)) if after_at > before_at else after_s
 
 
-def _merged(a: _Line, b: _Line) -> _Line:
-    """Where the run stood at the later, and the recent scores of both: exact but for AUC, which is a mean."""
-    return msgspec.structs.replace(b, recent=_both(a.recent, b.recent))
+class _Window:
+    """Scores of the newest lines together: of a twentieth of all rows so far, or of a minute where that is less.
+
+    Lines a second apart are of few rows, or of one window of a pipeline, and jump. Exact but for AUC, which is the
+    mean of theirs.
+    """
+
+    def __init__(self) -> None:
+        self._lines: deque[tuple[float, int, tuple[float, ...]]] = deque()
+        self._sums = [0.0] * 9
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._lines.clear()
+        self._sums = [0.0] * 9
+
+    def add(self, line: _Line) -> _Scores:
+        """Take a line, and give the scores of the window that ends with it."""
+        parts = _parts(line.recent)
+        self._lines.append((line.seconds, line.rows, parts))
+        self._sums = [a + b for a, b in zip(self._sums, parts, strict=True)]
+        while len(self._lines) > 1:
+            # Without its first line the window must still be long enough.
+            first_s, first_rows, first = self._lines[0]
+            if line.rows - first_rows < WINDOW_SHARE * line.rows and line.seconds - first_s < WINDOW_S:
+                break
+            self._lines.popleft()
+            self._sums = [a - b for a, b in zip(self._sums, first, strict=True)]
+        weight, loss, positive, predicted, of_auc, auc, weighted, with_positives, with_auc = self._sums
+        # Numbers of lines are exact; of the other sums rounding may have left a trace.
+        return _Scores(
+            logloss=loss / weight if weighted else None,
+            auc=auc / of_auc if with_auc else None,
+            calibration=predicted / positive if with_positives else None,
+        )
 
 
-def _both(a: _Scores, b: _Scores) -> _Scores:
-    if not a.weight or not b.weight:
-        return b if not a.weight else a
-    weight = a.weight + b.weight
-    positives = [s.weight * s.base_rate if s.base_rate is not None and s.weight else 0.0 for s in (a, b)]
-    predicted = [s.calibration * p if s.calibration is not None else 0.0 for s, p in zip((a, b), positives, strict=True)]
-    return _Scores(
-        weight=weight,
-        logloss=_mean(a, b, "logloss"),
-        auc=_mean(a, b, "auc"),
-        calibration=sum(predicted) / sum(positives) if sum(positives) else None,
-        base_rate=sum(positives) / weight,
+def _parts(scores: _Scores) -> tuple[float, ...]:
+    """What is added up: weight, loss, labels, predictions; weight of what has an AUC, and that times it; and whether
+    there is any weight, any positive, an AUC."""
+    weight = scores.weight or 0.0
+    positive = weight * (scores.base_rate or 0.0)
+    of_auc = 0.0 if scores.auc is None else weight
+    return (
+        weight,
+        weight * (scores.logloss or 0.0),
+        positive,
+        weight * (scores.mean_prediction or 0.0),
+        of_auc,
+        of_auc * (scores.auc or 0.0),
+        *(float(each > 0) for each in (weight, positive, of_auc)),
     )
-
-
-def _mean(a: _Scores, b: _Scores, name: str) -> float | None:
-    known = [(s.weight, value) for s in (a, b) if (value := getattr(s, name)) is not None and s.weight]
-    return sum(w * v for w, v in known) / sum(w for w, _ in known) if known else None
 
 
 def _rounded(value: float | None, digits: int = 6) -> float | None:

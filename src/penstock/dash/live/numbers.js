@@ -40,6 +40,13 @@ function duration(seconds) {
   return words.join(" ") || "0 s";
 }
 
+/** The same in little room: 57 s, 1:57 min, 2:03 h, 3 d 4 h. */
+function shortDuration(seconds) {
+  if (!(seconds >= 60 && seconds < 86400)) return duration(seconds);
+  const [unit, part, name] = seconds < 3600 ? [60, 1, "min"] : [3600, 60, "h"];
+  return `${Math.floor(seconds / unit)}:${String(Math.floor(seconds % unit / part)).padStart(2, "0")} ${name}`;
+}
+
 /** Seconds since 1970, or ISO 8601, as date and time in UTC. */
 function clock(when) {
   if (when === null || when === undefined || when === "") return NONE;
@@ -67,10 +74,10 @@ const s = (tag, attributes, ...children) => build(document.createElementNS(SVG, 
 
 /**
  * Columns [{head, cell(row), text, explanation}] over rows, in a box that scrolls by itself. A cell is text or an
- * element; ``text`` columns are to the left, all others to the right.
+ * element; ``text`` columns ("short" or "long") are to the left, all others to the right.
  */
 function table(label, columns, rows, rowClass = () => null) {
-  const kind = (column) => column.text ? "text" : null;
+  const kind = (column) => column.text ? `text ${column.text}` : null;
   const head = columns.map((c) => h("th", { scope: "col", class: kind(c), title: c.explanation }, c.head));
   const body = rows.map((row) => h("tr", { class: rowClass(row) }, ...columns.map((column, index) => {
     const cell = column.cell(row);

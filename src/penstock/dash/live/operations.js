@@ -26,7 +26,7 @@ const SERVER_COLUMNS = [
   { head: "clock done", cell: (one) => one.complete === null ? null : whole(one.complete), explanation: "Clocks below it are applied here." },
   { head: "pulls held", cell: (one) => whole(one.waiting), explanation: "Pulls that wait for a clock." },
   { head: "heard", cell: heartbeat, explanation: "Since its last heartbeat." },
-  { head: "address", text: true, cell: (one) => one.address },
+  { head: "address", text: "short", cell: (one) => one.address },
 ];
 const WORKER_COLUMNS = [
   { head: "worker", cell: (one) => one.name },
@@ -82,7 +82,7 @@ function clusterFigures() {
       return stackedBars(figure, width, store.sections.cluster.workers.slice(0, WAIT_ROWS).map((one) => ({
         label: one.name,
         parts: causes.map((cause, style) => ({ value: spent(one, cause), style, tip: `${one.name}: ${cause} ${duration(spent(one, cause))}` })),
-        text: duration(causes.reduce((sum, cause) => sum + spent(one, cause), 0)),
+        text: shortDuration(causes.reduce((sum, cause) => sum + spent(one, cause), 0)),
       })));
     },
     numbers: () => ({
@@ -120,7 +120,7 @@ function drawCluster() {
   for (const figure of [cluster.ring, cluster.staleness, cluster.waits]) if (!figure.element.hidden) figure.draw();
 }
 const HOT_COLUMNS = [
-  { head: "key", cell: ([key]) => key }, { head: "table", text: true, cell: ([, of]) => of }, { head: "share of pulls", cell: ([, , share]) => percent(share) },
+  { head: "key", cell: ([key]) => key }, { head: "table", text: "short", cell: ([, of]) => of }, { head: "share of pulls", cell: ([, , share]) => percent(share) },
 ];
 
 function pickOut(row) {
@@ -138,8 +138,8 @@ const STREAM_COLUMNS = [
   { head: "events", cell: ([, one]) => one.events === null ? null : whole(one.events) },
   { head: "watermark (UTC)", cell: ([, one]) => clock(one.watermark), explanation: "Up to which event time the stream is complete." },
   { head: "lag", cell: ([, one]) => duration(one.lag_s), explanation: "How far the watermark was behind the clock, at the last report." },
-  { head: "held by", text: true, cell: ([, one]) => one.source === null ? NONE : one.source },
-  { head: "why", text: true, cell: ([, one]) => one.why },
+  { head: "held by", text: "short", cell: ([, one]) => one.source || NONE },
+  { head: "why", text: "long", cell: ([, one]) => one.why },
 ];
 let streams = null;
 
@@ -224,7 +224,7 @@ const SERVING_COLUMNS = [
   { head: "95 %", cell: (one) => one.freshness_s ? duration(one.freshness_s[1] ?? NaN) : null },
   { head: "refused", cell: (one) => one.refused === null || one.refused === undefined ? null : whole(one.refused), explanation: "Versions that were not sound." },
   { head: "rows scored", cell: (one) => human(one.rows) },
-  { head: "server", text: true, cell: (one) => one.error ? `${one.url}: ${one.error}` : one.url },
+  { head: "server", text: "short", cell: (one) => one.url },
 ];
 const ago = (seconds) => Number.isFinite(seconds) ? `${duration(seconds)} ago` : null;
 
@@ -281,7 +281,7 @@ function drawServing() {
     byId("serving-body").append(serving.table, ages.element);
   }
   const rows = servingRows();
-  refill(serving.table, table("Servers that answer", SERVING_COLUMNS, rows, (one) => one.error ? "bad" : null));
+  refill(serving.table, ...found.filter((one) => one.error).map((one) => h("p", { class: "failed" }, `${one.url} ${one.error}`)), table("Servers that answer", SERVING_COLUMNS, rows, (one) => one.error ? "bad" : null));
   serving.ages.element.hidden = !Object.keys(store.series).some((name) => name.startsWith("age of ") && store.series[name].length > 1);
   if (!serving.ages.element.hidden) serving.ages.draw();
 }

@@ -96,7 +96,7 @@ window.addEventListener("resize", () => {
 function linePlot(figure, width, spec) {
   const height = 200, left = 58, right = width - 14, top = 12, bottom = height - 38;
   const x = axis(spec.x.low ?? 0, spec.x.high, left, right), y = axis(spec.y.low, spec.y.high, bottom, top);
-  const yTicks = ticksOf(y.low, y.high, 4), xTicks = ticksOf(x.low, x.high, Math.max(2, Math.floor((right - left) / 75)));
+  const yTicks = ticksOf(y.low, y.high, 5), xTicks = ticksOf(x.low, x.high, Math.max(2, Math.floor((right - left) / 75)));
   const parts = [];
   written(yTicks, spec.y.unit).forEach((text, n) => parts.push(
     s("path", { d: `M${left} ${y(yTicks[n]).toFixed(1)}H${right}`, class: "grid" }),

@@ -13,6 +13,9 @@ from penstock.train.cluster_history import cluster_line
 __all__ = ["CoordinatorSeer"]
 
 
+_ENDED = {"done": "finished", "stopped": "stopped", "failed": "failed"}
+
+
 class CoordinatorSeer:
     """Of one coordinator."""
 
@@ -34,7 +37,8 @@ class CoordinatorSeer:
                 self._begin(status)
             line = cluster_line(status, metrics, self._then)
         except (PenstockError, KeyError, TypeError, ValueError) as error:
-            view.state, view.detail = "unknown", f"{self._address} does not answer: {error}"[:300]
+            if view.state not in _ENDED.values():  # a coordinator whose run is over goes
+                view.state, view.detail = "unknown", f"{self._address} does not answer: {error}"[:300]
             return
         new = status["events_total"] - self._events
         line["events"] = line["events"][-new:] if new > 0 else []
@@ -42,7 +46,7 @@ class CoordinatorSeer:
         view.take_cluster(line)
         view.take_report(line)
         phase = status["phase"]
-        view.state = {"done": "finished", "stopped": "stopped", "failed": "failed"}.get(phase, "running")
+        view.state = _ENDED.get(phase, "running")
         view.detail = f"{phase}, output {status.get('output', '?')}"
 
     def _begin(self, status: dict[str, Any]) -> None:

@@ -40,7 +40,7 @@ function drawHead() {
     ["Calibration", last.calibration, fixed(3)(last.calibration)],
     ["Features", last.features, human(last.features), whole(last.features)],
     ["Memory", last.memory_nbytes, bytes(last.memory_nbytes)],
-    ["Time", last.seconds, duration(last.seconds)],
+    ["Time", last.seconds, shortDuration(last.seconds)],
   ];
   byId("figures").replaceChildren(...tiles.filter(([, known]) => known !== null && known !== undefined && known !== 0 && known !== false).map(
     ([name, , text, title]) => h("div", null, h("dt", null, name), h("dd", { title }, text))));
@@ -51,7 +51,7 @@ function drawHead() {
 /** Rows/s at each point, of stretches that are not too short to tell. */
 function speeds() {
   const seconds = column("seconds"), rows = column("rows");
-  const least = Math.max(0.4, (seconds[seconds.length - 1] || 0) / 300);
+  const least = Math.min(60, Math.max(0.4, (seconds[seconds.length - 1] || 0) / 40));
   let from = 0;
   return seconds.map((now, index) => {
     while (from + 1 < index && now - seconds[from + 1] >= least) from += 1;
@@ -135,7 +135,7 @@ function drawLearning() {
       control("checkbox", "so-far", "so far", true, (on) => { choice.soFar = on; }),
       control("checkbox", "recent", "recent", true, (on) => { choice.recent = on; }));
     byId("learning-body").append(h("div", { class: "controls" }, over, scores),
-      h("p", { class: "note" }, "Progressive validation: each example is predicted before it is learnt. So far: of all examples; recent: of those since the point before. Scores are of the first pass over the data. Calibration is the sum of predictions over the sum of labels; 1 is right."),
+      h("p", { class: "note" }, "Progressive validation: each example is predicted before it is learnt. So far: of all examples; recent: of the last twentieth, or of the last minute where that is less. Scores are of the first pass over the data. Calibration is the sum of predictions over the sum of labels; 1 is right."),
       h("div", { class: "plots three" }, ...learning.map((figure) => figure.element)));
   }
   for (const figure of learning) figure.draw();
@@ -168,8 +168,8 @@ function drawEvents() {
   eventList.firstElementChild?.classList.add("low");
 }
 const EVENT_COLUMNS = [
-  { head: "when (UTC)", cell: (event) => event[1] === null ? null : clock(event[1]) },
   { head: "after", cell: (event) => event[0] === null ? null : duration(event[0]) },
-  { head: "kind", text: true, cell: (event) => (KINDS.find(([kind]) => kind === event[2]) || [])[1] || event[2] },
-  { head: "what", text: true, cell: (event) => event[3] },
+  { head: "kind", text: "short", cell: (event) => (KINDS.find(([kind]) => kind === event[2]) || [])[1] || event[2] },
+  { head: "what", text: "long", cell: (event) => event[3] },
+  { head: "when (UTC)", cell: (event) => event[1] === null ? null : clock(event[1]) },
 ];

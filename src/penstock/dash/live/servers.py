@@ -88,6 +88,7 @@ class Servers:
             found = {"url": url, "error": None, "models": models_of(self._fetch(url))}
         except (OSError, ValueError) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            reason = getattr(reason, "strerror", None) or reason
             found = {"url": url, "error": f"does not answer: {reason}"[:300]}
         with self._lock:
             before = self._found.get(url, {})
