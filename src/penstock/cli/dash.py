@@ -20,7 +20,9 @@ _ADDRESS = re.compile(r"[^/\s]+:\d{1,5}")
 
 @click.command()
 @click.argument("run")
-@click.option("--serve", "urls", multiple=True, help="A prediction server whose answers to show: http://host:port.")
+@click.option(
+    "--serve", "urls", multiple=True, help="A prediction server whose answers to show: http://host:port."
+)
 @click.option("--serve-token-file", help="The token that these servers ask for.")
 @click.option("--save", help="Write the page to this file, with its figures in it, and end.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
@@ -61,7 +63,8 @@ def dash(
 
     if page_token_file is None and not is_loopback(host):
         raise ConfigError(
-            f"--host {host} can be reached by others: it needs --page-token-file; penstock cluster new-token makes one"
+            f"--host {host} can be reached by others: it needs --page-token-file; "
+            "penstock cluster new-token makes one"
         )
     if (page_tls_cert is None) != (page_tls_key is None):
         raise ConfigError("--page-tls-cert and --page-tls-key belong together")
@@ -87,7 +90,8 @@ def dash(
             extra="serve",
             tls=tls,
             on_listening=lambda url: click.echo(
-                f"listening at {url}" + ("" if token is None else "; add #token=... of --page-token-file, or type it")
+                f"listening at {url}"
+                + ("" if token is None else "; add #token=... of --page-token-file, or type it")
             ),
         )
 

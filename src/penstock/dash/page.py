@@ -72,8 +72,8 @@ def document(
 ) -> str:
     """A whole page of these elements; ``styles`` and ``scripts`` are files beside those of all pages.
 
-    With ``asks`` the page may ask the server that it came from. ``data`` is JSON, which scripts find in the element
-    ``data``.
+    With ``asks`` the page may ask the server that it came from. ``data`` is JSON, which scripts find in the
+    element ``data``.
     """
     style = "".join(_asset(name) for name in ("page.css", *styles))
     script = "".join(_asset(name) for name in ("page.js", *scripts))

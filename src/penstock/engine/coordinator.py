@@ -108,7 +108,7 @@ class _CoordinatorRole:
         if self._run.resume:
             record, metrics = self._resume()
         self._score = _Score(metrics, self._rows_before)
-        self._history = ClusterHistory(RunFolder(self._run.output).cluster)
+        self._history = ClusterHistory(RunFolder(self._run.output).cluster, metrics)
         self._recording, self._recorded_end = threading.Lock(), False
         consistency = self._run.how
         self._machine = Coordinator(

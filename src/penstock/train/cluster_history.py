@@ -34,10 +34,10 @@ _APART = frozenset(
 class ClusterHistory:
     """Appends to the file; where it cannot be written (a full disk) the run goes on without."""
 
-    def __init__(self, path: Path) -> None:
-        """Go on with what an earlier sitting of the run has left, if there is any."""
+    def __init__(self, path: Path, metrics: BinaryMetrics) -> None:
+        """Go on with what an earlier sitting of the run has left, if there is any; ``metrics`` are its."""
         self._path = path
-        self._then = BinaryMetrics()
+        self._then = metrics.copy()
         self._events = 0
         """How many have been written."""
         self._owners: Sequence[int] = ()

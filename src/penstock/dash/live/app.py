@@ -1,8 +1,8 @@
 """The application that serves the page and, to whoever may have it, what is new on the board.
 
 The page itself has nothing of the run and is given to all; figures want the token, where there is one. Without a
-token the server is to be asked by a name of this machine alone, or a page elsewhere could read them by a name that it
-lets point here (DNS rebinding).
+token the server is to be asked by a name of this machine alone, or a page elsewhere could read them by a name
+that it lets point here (DNS rebinding).
 """
 
 from __future__ import annotations

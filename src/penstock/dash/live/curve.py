@@ -1,6 +1,7 @@
 """The learning curve: from lines of ``progress.jsonl`` (or of ``cluster.jsonl``) to the points of the page.
 
-A run that was resumed goes on from a checkpoint: what it had learnt after that is learnt again, and is forgotten here.
+A run that was resumed goes on from a checkpoint: what it had learnt after that is learnt again, and is forgotten
+here.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ COLUMNS = (
 
 
 class _Scores(msgspec.Struct):
+    rows: int = 0
     weight: float | None = None
     logloss: float | None = None
     auc: float | None = None
@@ -85,6 +87,10 @@ class Curve:
         except (msgspec.ValidationError, OverflowError):
             return
         last = self.series.last
+        if new.recent.rows > new.rows - (0 if last is None else last.rows):
+            new.recent = _Scores()  # whoever wrote it does not know what had been learnt before
+        # Servers of a cluster have not said yet what they hold.
+        new.features, new.memory_nbytes = new.features or None, new.memory_nbytes or None
         if last is not None and (new.rows < last.rows or new.seconds < last.seconds):
             self.resumed = [one for one in self.resumed if one[0] <= new.seconds]
             self.resumed.append((new.seconds, new.rows))
@@ -138,7 +144,7 @@ def _between(known: Sequence[tuple[float, float]], at: float) -> float:
 
 
 class _Window:
-    """Scores of the newest lines together: of a twentieth of all rows so far, or of a minute where that is less.
+    """Scores of the newest lines together: a twentieth of all rows so far, or a minute where that is less.
 
     Lines a second apart are of few rows, or of one window of a pipeline, and jump. Exact but for AUC, which is the
     mean of theirs.
@@ -175,8 +181,8 @@ class _Window:
 
 
 def _parts(scores: _Scores) -> tuple[float, ...]:
-    """What is added up: weight, loss, labels, predictions; weight of what has an AUC, and that times it; and whether
-    there is any weight, any positive, an AUC."""
+    """What is added up: weight, loss, labels, predictions; weight of what has an AUC, and that times it; and
+    whether there is any weight, any positive, an AUC."""
     weight = scores.weight or 0.0
     positive = weight * (scores.base_rate or 0.0)
     of_auc = 0.0 if scores.auc is None else weight

@@ -63,7 +63,9 @@ class FolderSeer:
         reported_at = self.view.reported_at
         recent = reported_at is not None and time.time() - reported_at < _QUIET_S
         if holder is not None and (_is_alive(holder) or recent):
-            return "running", f"process {holder}" + (f", cluster: {phase}" if phase not in (None, "training") else "")
+            return "running", f"process {holder}" + (
+                f", cluster: {phase}" if phase not in (None, "training") else ""
+            )
         if phase == "failed":
             return "failed", "the last event says why"
         if (self._folder.checkpoint / "manifest.json").exists():

@@ -1,8 +1,8 @@
 """The document of ``penstock dash``: its skeleton, which scripts fill from JSON.
 
-Plots are drawn in the browser, not here: only new points cross the wire, time and examples switch without a question
-to the server, and a plot is drawn at the width that it has, so that its text is as large on a telephone. Text of the
-run becomes text nodes and attributes alone, so none of it can be markup.
+Plots are drawn in the browser, not here: only new points cross the wire, time and examples switch without a
+question to the server, and a plot is drawn at the width that it has, so that its text is as large on a telephone.
+Text of the run becomes text nodes and attributes alone, so none of it can be markup.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from penstock.version import __version__
 
 __all__ = ["live_page", "save_page"]
 
-_SCRIPTS = ("live/numbers.js", "live/plot.js", "live/charts.js", "live/sections.js", "live/operations.js", "live/feed.js")
+_SCRIPTS = (
+    "live/numbers.js",
+    "live/plot.js",
+    "live/charts.js",
+    "live/sections.js",
+    "live/operations.js",
+    "live/feed.js",
+)
 _SECTIONS = (
     ("learning", "Learning"),
     ("happened", "What happened"),

@@ -34,7 +34,7 @@ class CoordinatorSeer:
             status = self._ask()
             metrics = BinaryMetrics.from_state(status["metrics"])
             if status["routing"] != self._routing or metrics.rows < self._then.rows:
-                self._begin(status)
+                self._begin(status, metrics)
             line = cluster_line(status, metrics, self._then)
         except (PenstockError, KeyError, TypeError, ValueError) as error:
             if view.state not in _ENDED.values():  # a coordinator whose run is over goes
@@ -49,10 +49,11 @@ class CoordinatorSeer:
         view.state = _ENDED.get(phase, "running")
         view.detail = f"{phase}, output {status.get('output', '?')}"
 
-    def _begin(self, status: dict[str, Any]) -> None:
+    def _begin(self, status: dict[str, Any], metrics: BinaryMetrics) -> None:
         """Another run than before answers at this address, or a run has its servers now."""
         if self._routing is not None:
             self.view.curve.clear()
             self.view.forget_cluster()
-            self._then, self._events = BinaryMetrics(), 0
+            self._events = 0
+        self._then = metrics
         self._routing = status["routing"]

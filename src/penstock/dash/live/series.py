@@ -79,8 +79,10 @@ class Series(Generic[Point]):
         self._stride = 1
 
     def since(self, cursor: Cursor | None) -> tuple[Cursor, int, list[Point]] | None:
-        """What a reader lacks: its new cursor, the place from which its points are replaced, the points; None where
-        it has all."""
+        """What a reader lacks: its new cursor, the place from which its points are replaced, the points.
+
+        None where it has all.
+        """
         epoch, length, added = cursor if cursor is not None else (-1, 0, -1)
         with self._lock:
             if (epoch, added) == (self._epoch, self._added):

@@ -1,7 +1,7 @@
 """What prediction servers answer with, and how fresh that is: from their ``/metrics``, asked for now and then.
 
-Each server is asked in a thread of its own, so that one that is slow holds nobody. Names that a server does not have
-are left out.
+Each server is asked in a thread of its own, so that one that is slow holds nobody. What a server does not have is
+left out.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class Servers:
         self._urls = [url.rstrip("/").removesuffix("/metrics") for url in urls]
         self._token = token
         self._lock = threading.Lock()
-        self._found: dict[str, dict[str, Any]] = {url: {"url": url, "error": "not asked yet"} for url in self._urls}
+        self._found: dict[str, dict[str, Any]] = {
+            url: {"url": url, "error": "not asked yet"} for url in self._urls
+        }
         self.ages: dict[str, Series[list[float | None]]] = {}
         """By ``MODEL at URL``: [seconds since 1970, age of the newest event, age of the version]."""
         self._switched: list[tuple[float, str]] = []

@@ -1,4 +1,4 @@
-"""Reads files of JSON lines as they grow: each line once, whole lines alone, a file that was replaced from its start."""
+"""Reads files of JSON lines as they grow: each line once, whole lines alone, and what was replaced from its start."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Tail:
         self._skipping = False
 
     def read(self) -> tuple[bool, list[dict[str, Any]]]:
-        """Whether the file is another than before, or begins anew; and its lines since then, or since the last read.
+        """Whether the file is another than before, or begins anew; and its lines since then, or the last read.
 
         Lines that are no JSON objects are left out: a run that was killed may have left half of one.
         """

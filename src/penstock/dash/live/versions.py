@@ -1,4 +1,4 @@
-"""The versions that were published in a run's folder: of the manifest there, and of those before it that are kept."""
+"""The versions that were published in a run's folder: by the manifest there, and those before it that are kept."""
 
 from __future__ import annotations
 
