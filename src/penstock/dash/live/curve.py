@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -53,7 +53,7 @@ class _Line(msgspec.Struct):
     """What is looked at of a line."""
 
     seconds: float
-    rows: int
+    rows: Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
     at: float | None = None
     features: float | None = None
     memory_nbytes: float | None = None
@@ -120,7 +120,8 @@ class Curve:
     def seconds_at(self, at_s: Sequence[float]) -> list[float | None]:
         """When (seconds of the run) times since 1970 were; None where the run does not say.
 
-        Between two points by their share; a time before the first point, or long after the last, is put at its end.
+        Between two points by their share; times long before the first point or after the last are
+        put there.
         """
         known = [(line.at, line.seconds) for line in self.series.items if line.at is not None]
         if not known:

@@ -1,4 +1,4 @@
-"""Reads files of JSON lines as they grow: each line once, whole lines alone, and what was replaced from its start."""
+"""Reads files of JSON lines as they grow: each line once and whole, a file that was replaced from its start."""
 
 from __future__ import annotations
 
