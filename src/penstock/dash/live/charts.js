@@ -25,14 +25,6 @@ function histogram(figure, width, columns, xLabel) {
   return s("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": said }, ...parts);
 }
 
-/** As much of a label as goes into a width, from both ends: hosts begin alike. */
-function fit(text, width) {
-  const most = Math.max(4, Math.floor(width / 7));
-  if (text.length <= most) return text;
-  const head = Math.floor((most - 1) / 3);
-  return `${text.slice(0, head)}…${text.slice(text.length - (most - 1 - head))}`;
-}
-
 /** Horizontal bars [{label, parts: [{value, style, tip}], text}], their parts one after the other. */
 function stackedBars(figure, width, bars) {
   const left = Math.min(130, Math.floor(0.3 * width)), right = width - 14 - 7 * bars.reduce((most, bar) => Math.max(most, bar.text.length), 4), step = 26, height = 8 + step * bars.length;
@@ -41,7 +33,7 @@ function stackedBars(figure, width, bars) {
   const parts = [];
   bars.forEach((bar, row) => {
     const y = 4 + row * step;
-    parts.push(s("text", { x: left - 8, y: y + 16, "text-anchor": "end" }, fit(bar.label, left - 12)));
+    parts.push(s("text", { x: left - 8, y: y + 16, "text-anchor": "end" }, shortened(bar.label, Math.max(4, Math.floor((left - 12) / 8)))));
     let from = 0;
     for (const part of bar.parts) {
       parts.push(s("rect", { x: x(from).toFixed(1), y: y + 2, height: step - 8, width: Math.max(0, x(from + part.value) - x(from)).toFixed(1), class: `bar c${part.style % COLOURS}`, "data-tip": part.tip }));

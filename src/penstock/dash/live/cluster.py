@@ -165,7 +165,7 @@ def runs_of(owners: Sequence[int]) -> list[list[int]]:
 
 
 _KINDS = (
-    ("failure", r"fail|could not|cannot|diverged|damaged|error"),
+    ("failure", r"\b(failed|fails|failure|could not|cannot|diverged|damaged|errors?)\b"),
     ("failover", r"\breplica|\btakes? over|\btook over|promoted|takes? the place|\bmoved?\b"),
     ("loss", r"\bis out\b|\bgone\b|\bsilent\b|\bleft\b|came back|\blost\b|no worker"),
     ("join", r"\bjoin"),

@@ -47,11 +47,18 @@ function shortDuration(seconds) {
   return `${Math.floor(seconds / unit)}:${String(Math.floor(seconds % unit / part)).padStart(2, "0")} ${name}`;
 }
 
+/** A text of so many characters at most, from both ends: names of hosts begin alike. */
+function shortened(text, most) {
+  if (text.length <= most) return text;
+  const head = Math.floor((most - 1) / 2);
+  return `${text.slice(0, head)}…${text.slice(text.length - (most - 1 - head))}`;
+}
+
 /** Seconds since 1970, or ISO 8601, as date and time in UTC. */
 function clock(when) {
   if (when === null || when === undefined || when === "") return NONE;
   const date = new Date(typeof when === "number" ? 1000 * when : when);
-  return Number.isNaN(date.getTime()) ? String(when) : date.toISOString().slice(0, 19).replace("T", " ");
+  return Number.isNaN(date.getTime()) ? shortened(String(when), 24) : date.toISOString().slice(0, 19).replace("T", " ");
 }
 
 /** Seconds in a unit that suits a span of so many, and its name. */
@@ -61,16 +68,23 @@ function timeUnit(seconds) {
   return seconds < 4 * 86400 ? [3600, "hours"] : [86400, "days"];
 }
 
+/** Text of a run without characters that move others about, such as those that turn the direction. */
+const plain = (text) => typeof text === "string" ? text.replace(/[\p{Cc}\p{Cf}\p{Cs}]/gu, "\ufffd") : text;
+
 function build(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes || {})) {
-    if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
+    if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : plain(value));
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
+  element.append(...children.filter((child) => child !== null && child !== undefined).map(plain));
   return element;
 }
 const h = (tag, attributes, ...children) => build(document.createElement(tag), attributes, children);
 const SVG = "http://www.w3.org/2000/svg";
 const s = (tag, attributes, ...children) => build(document.createElementNS(SVG, tag), attributes, children);
+
+/** A name from the run; the whole of a long one shows under the pointer. */
+const named = (name) => h("span", { title: name.length > NAME_MOST ? name : null }, shortened(name, NAME_MOST));
+const NAME_MOST = 36;
 
 /**
  * Columns [{head, cell(row), text, explanation}] over rows, in a box that scrolls by itself. A cell is text or an

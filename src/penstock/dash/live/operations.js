@@ -13,7 +13,7 @@ function heartbeat(one) {
 }
 
 const SERVER_COLUMNS = [
-  { head: "server", cell: (one) => h("span", { class: "keyed" }, swatch(one.number, one.number % (2 * COLOURS) >= COLOURS), one.name) },
+  { head: "server", cell: (one) => h("span", { class: "keyed" }, swatch(one.number, one.number % (2 * COLOURS) >= COLOURS), named(one.name)) },
   { head: "segments", cell: (one) => whole(one.segments), explanation: "Slices of the hash space that it holds." },
   { head: "rows", cell: (one) => human(one.rows), explanation: "Features that have a row there." },
   { head: "memory", cell: (one) => bytes(one.memory_nbytes), explanation: "Largest resident size so far." },
@@ -29,7 +29,7 @@ const SERVER_COLUMNS = [
   { head: "address", text: "short", cell: (one) => one.address },
 ];
 const WORKER_COLUMNS = [
-  { head: "worker", cell: (one) => one.name },
+  { head: "worker", cell: (one) => named(one.name) },
   { head: "clock", cell: (one) => one.clock === null ? null : whole(one.clock), explanation: "The clock after the highest that it did." },
   { head: "behind", cell: (one) => one.behind === null ? null : whole(one.behind), explanation: "Clocks behind the worker that is furthest." },
   { head: "rows/s", cell: (one) => human(one.rows_per_s), explanation: "Lately." },
@@ -86,7 +86,7 @@ function clusterFigures() {
       })));
     },
     numbers: () => ({
-      columns: [{ head: "worker", cell: (one) => one.name }, ...waitCauses().map((cause) => ({ head: `${cause}, s`, cell: (one) => spent(one, cause).toFixed(1) }))],
+      columns: [{ head: "worker", cell: (one) => named(one.name) }, ...waitCauses().map((cause) => ({ head: `${cause}, s`, cell: (one) => spent(one, cause).toFixed(1) }))],
       rows: store.sections.cluster.workers,
     }),
   });
@@ -134,11 +134,11 @@ function pickOut(row) {
 // ---- streams
 
 const STREAM_COLUMNS = [
-  { head: "stream", cell: ([name]) => name },
+  { head: "stream", cell: ([name]) => named(name) },
   { head: "events", cell: ([, one]) => one.events === null ? null : whole(one.events) },
   { head: "watermark (UTC)", cell: ([, one]) => clock(one.watermark), explanation: "Up to which event time the stream is complete." },
   { head: "lag", cell: ([, one]) => duration(one.lag_s), explanation: "How far the watermark was behind the clock, at the last report." },
-  { head: "held by", text: "short", cell: ([, one]) => one.source || NONE },
+  { head: "held by", text: "short", cell: ([, one]) => named(one.source || NONE) },
   { head: "why", text: "long", cell: ([, one]) => one.why },
 ];
 let streams = null;
@@ -216,7 +216,7 @@ function drawVersions() {
 }
 
 const SERVING_COLUMNS = [
-  { head: "model", cell: (one) => one.model ?? NONE },
+  { head: "model", cell: (one) => named(one.model ?? NONE) },
   { head: "version", cell: (one) => one.error ? h("span", { class: "badge bad" }, "no answer") : h("span", null, one.version, one.behind ? h("span", { class: "badge warn" }, `${one.behind} behind`) : null) },
   { head: "written", cell: (one) => ago(one.age_s), explanation: "Age of the version that answers." },
   { head: "newest event", cell: (one) => ago(one.newest_event_age_s), explanation: "Age of the newest event that the version has learnt." },
@@ -224,7 +224,7 @@ const SERVING_COLUMNS = [
   { head: "95 %", cell: (one) => one.freshness_s ? duration(one.freshness_s[1] ?? NaN) : null },
   { head: "refused", cell: (one) => one.refused === null || one.refused === undefined ? null : whole(one.refused), explanation: "Versions that were not sound." },
   { head: "rows scored", cell: (one) => human(one.rows) },
-  { head: "server", text: "short", cell: (one) => one.url },
+  { head: "server", text: "short", cell: (one) => named(one.url) },
 ];
 const ago = (seconds) => Number.isFinite(seconds) ? `${duration(seconds)} ago` : null;
 

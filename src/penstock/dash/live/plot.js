@@ -68,7 +68,7 @@ class Figure {
   }
 
   setLegend(items) {
-    this.legend.replaceChildren(...items.map(([key, text]) => h("li", null, key, h("span", null, text))));
+    this.legend.replaceChildren(...items.map(([key, text]) => h("li", null, key, named(text))));
     this.legend.hidden = !items.length;
   }
 
