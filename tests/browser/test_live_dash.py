@@ -116,7 +116,7 @@ def test_a_busy_run_is_readable(browser: Any, saved: Path, width: int, scheme: s
     assert "no answer" in served[1] and "Connection refused" in page.locator("#serving .failed").inner_text()
     # Markup in names stayed text.
     assert page.evaluate("typeof alerted") == "undefined" and page.locator("main img, main script").count() == 0
-    assert "onerror" in page.locator("#cluster").inner_text()
+    assert "<script>alerted=1</script>" in page.locator("#happened").inner_text()
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", ground)[:3])) > 600) == (scheme == "light")
     assert watched.errors == [] and watched.asked == [saved.as_uri()]
