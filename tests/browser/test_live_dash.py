@@ -234,9 +234,12 @@ def test_pictures_can_be_saved(page: Any, saved: Path, tmp_path: Path) -> None:
         download.value.save_as(path)
         root = ET.parse(path).getroot()
         assert path.name == f"{title.lower().replace(' ', '-')}.svg" and root.tag.endswith("svg")
-        drawn = [one for one in root.iter() if one.tag.endswith("path") and one.get("stroke-width") == "2.2px"]
-        drawn += [one for one in root.iter() if one.tag.endswith("path") and one.get("fill", "none") != "none"]
+        paths = [one for one in root.iter() if one.tag.endswith("path")]
+        drawn = [one for one in paths if one.get("stroke-width") in ("2.2px", "1.4px")]
+        drawn += [one for one in paths if one.get("fill", "none") != "none"]
         assert len(drawn) >= marks
+        words = [one.text for one in root.iter() if one.tag.endswith("text")]
+        assert words[0] == title and ("so far" in words) == (title == "Log loss")
         # It stands by itself: colours are in it, on the page's ground, and the run's text is still text.
         assert all(one.get("class") is None for one in root.iter())
         ground = next(one for one in root.iter() if one.tag.endswith("rect"))

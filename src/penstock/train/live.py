@@ -148,6 +148,8 @@ class _LiveSession(OnlineSession):
                     self._publish(progress)
                     published_s = time.perf_counter()
                 yield
+            # A run that ends with what is sealed may have learnt it before the feed said where it stood.
+            progress.standing, progress.pipeline = _shown(feed.standing), _detailed(feed.standing)
 
     def _learn_piece(self, learner: Learner, encoder: Encoder, memory: Memory, examples: Examples) -> None:
         policy = self.source.pipeline.late

@@ -125,7 +125,7 @@ function linePlot(figure, width, spec) {
       pen = "L";
     });
     const dashes = DASHES[(line.style + Math.floor(line.style / COLOURS)) % COLOURS];
-    parts.push(s("path", { d: path || "M0 0", class: `line c${line.style % COLOURS}`, "stroke-dasharray": dashes, "clip-path": `url(#${frame})` }));
+    parts.push(s("path", { d: path || "M0 0", class: `line c${line.style % COLOURS}${line.thin ? " thin" : ""}`, "stroke-dasharray": dashes, "clip-path": `url(#${frame})` }));
     const last = line.ys.findLastIndex((value) => value !== null && Number.isFinite(value));
     if (last >= 0 && line.ys[last] >= y.low && line.ys[last] <= y.high) {
       parts.push(s("circle", { cx: x(spec.xs[last]).toFixed(1), cy: y(line.ys[last]).toFixed(1), r: 3.5, class: `mark c${line.style % COLOURS}` }));
@@ -188,10 +188,9 @@ function zeroRange(lines) {
 
 const KEPT = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "opacity", "font-family", "font-size", "font-weight", "clip-path"];
 
-/** The SVG by itself: colours and fonts as they are on the page, on the page's ground. */
-function standalone(figure) {
-  const shown = figure.host.querySelector("svg"), copy = shown.cloneNode(true);
-  const [, , width, height] = shown.getAttribute("viewBox").split(" ");
+/** A copy that needs no style sheet. */
+function inlined(shown) {
+  const copy = shown.cloneNode(true);
   const originals = [shown, ...shown.querySelectorAll("*")], copies = [copy, ...copy.querySelectorAll("*")];
   originals.forEach((original, index) => {
     const style = getComputedStyle(original), target = copies[index];
@@ -201,12 +200,33 @@ function standalone(figure) {
     }
     for (const name of ["class", "data-tip", "tabindex"]) target.removeAttribute(name);
   });
-  const ground = getComputedStyle(document.body).backgroundColor;
-  copy.prepend(s("title", null, figure.title), s("rect", { width, height, fill: ground }));
-  copy.setAttribute("width", width);
-  copy.setAttribute("height", height);
-  copy.setAttribute("xmlns", SVG);
-  return { text: new XMLSerializer().serializeToString(copy), width: Number(width), height: Number(height) };
+  return copy;
+}
+
+/** A figure as one SVG by itself: title, legend and drawing, colours and fonts as on the page, on the page's ground. */
+function standalone(figure) {
+  const shown = figure.host.querySelector("svg"), page = getComputedStyle(document.body);
+  const [width, drawn] = shown.getAttribute("viewBox").split(" ").slice(2).map(Number);
+  const text = { fill: page.color, "font-family": page.fontFamily };
+  const parts = [s("text", { x: 8, y: 22, "font-size": 15, "font-weight": 600, ...text }, figure.title)];
+  let x = 8, y = 42;
+  for (const item of figure.legend.hidden ? [] : figure.legend.children) {
+    const key = item.querySelector("svg"), words = item.textContent, keyWidth = key ? key.viewBox.baseVal.width : 0;
+    const needed = keyWidth + 6 + 7.5 * words.length + 16;
+    if (x > 8 && x + needed > width) [x, y] = [8, y + 20];
+    if (key) {
+      const copy = inlined(key);
+      for (const [name, value] of Object.entries({ x, y: y - 11, width: keyWidth, height: 14 })) copy.setAttribute(name, value);
+      parts.push(copy);
+    }
+    parts.push(s("text", { x: x + keyWidth + 6, y, "font-size": 12.5, ...text }, words));
+    x += needed;
+  }
+  const top = x > 8 ? y + 10 : 30, height = top + drawn, copy = inlined(shown);
+  for (const [name, value] of Object.entries({ x: 0, y: top, width, height: drawn })) copy.setAttribute(name, value);
+  const whole_ = s("svg", { width, height, viewBox: `0 0 ${width} ${height}` },
+    s("title", null, figure.title), s("rect", { width, height, fill: page.backgroundColor }), ...parts, copy);
+  return { text: new XMLSerializer().serializeToString(whole_), width, height };
 }
 
 async function savePicture(figure, kind) {

@@ -73,7 +73,7 @@ function curvesOf(part) {
   if (!part.scores) return [{ label: part.title, style: 0, ys: part.ys() }];
   return [
     ...(choice.soFar ? [{ label: "so far", style: 0, ys: column(part.scores) }] : []),
-    ...(choice.recent ? [{ label: "recent", style: 1, ys: column(`recent_${part.scores}`) }] : []),
+    ...(choice.recent ? [{ label: "recent", style: 1, thin: true, ys: column(`recent_${part.scores}`) }] : []),
   ];
 }
 
