@@ -12,10 +12,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.harness import Goal, Options, Result, in_turn, machine, missing, table
-from benchmarks.serving import bodies_file, model_folder, serving, table_of
+from benchmarks.serving import at_rate, bodies_file, model_folder, serving, table_of
 
 __all__ = ["run"]
 
@@ -89,7 +87,8 @@ def run(options: Options) -> Result:
 
 
 def _load(port: int, bodies: Path, seconds: int) -> dict[str, float]:
-    return {**_full(port, bodies, seconds), **_at_rate(port, bodies, seconds)}
+    fixed = {f"at_rate_{name}": value for name, value in at_rate(port, bodies, RATE, seconds).items()}
+    return {**_full(port, bodies, seconds), **fixed}
 
 
 _SCRIPT = """
@@ -124,32 +123,3 @@ def _full(port: int, bodies: Path, seconds: int) -> dict[str, float]:
     if bad:
         raise RuntimeError(f"{bad:.0f} requests failed: {ran.stdout}")
     return {"requests_per_s": requests / duration_us * 1e6, "p50_ms": p50_us / 1000, "p99_ms": p99_us / 1000}
-
-
-def _at_rate(port: int, bodies: Path, seconds: int) -> dict[str, float]:
-    """From h2load's log: a line for each request, with its status and microseconds."""
-    clients = 20
-    with tempfile.TemporaryDirectory() as folder:
-        body, log = Path(folder) / "body.json", Path(folder) / "log.tsv"
-        body.write_text(bodies.open().readline())
-        subprocess.run(
-            [
-                *("h2load", "--h1", f"--clients={clients}", "--threads=1", f"--rps={RATE / clients:g}"),
-                *(f"--requests={RATE * seconds}", f"--data={body}", "--header=content-type: application/json"),
-                *(f"--log-file={log}", f"http://127.0.0.1:{port}/predict"),
-            ],
-            capture_output=True,
-            check=True,
-        )
-        lines = np.loadtxt(log, dtype=np.int64, ndmin=2)
-    if (lines[:, 1] != 200).any() or len(lines) != RATE * seconds:
-        raise RuntimeError(
-            f"of {RATE * seconds} requests {int((lines[:, 1] == 200).sum())} were answered with 200"
-        )
-    took_ms = lines[:, 2] / 1000
-    span_s = (lines[:, 0].max() - lines[:, 0].min()) / 1e6
-    return {
-        "at_rate_p50_ms": float(np.percentile(took_ms, 50)),
-        "at_rate_p99_ms": float(np.percentile(took_ms, 99)),
-        "at_rate_requests_per_s": len(lines) / max(span_s, 1e-9),
-    }

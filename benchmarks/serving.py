@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import penstock as ps
 from benchmarks.harness import ROOT, note
 
-__all__ = ["bodies_file", "model_folder", "serving", "table_of"]
+__all__ = ["at_rate", "bodies_file", "model_folder", "serving", "table_of"]
 
 _DATA = ROOT / "bench-data"
 
@@ -73,3 +74,35 @@ def serving(*command: str) -> Iterator[int]:
     finally:
         running.kill()
         running.wait()
+
+
+def at_rate(port: int, bodies: Path, rate: int, seconds: float) -> dict[str, float]:
+    """Latencies at a fixed rate, by h2load: its log has a line for each request, with status and microseconds.
+
+    Raises:
+        RuntimeError: a request was not answered with 200.
+    """
+    clients = 20
+    requests = int(rate * seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        body, log = Path(folder) / "body.json", Path(folder) / "log.tsv"
+        body.write_text(bodies.open().readline())
+        subprocess.run(
+            [
+                *("h2load", "--h1", f"--clients={clients}", "--threads=1", f"--rps={rate / clients:g}"),
+                *(f"--requests={requests}", f"--data={body}", "--header=content-type: application/json"),
+                *(f"--log-file={log}", f"http://127.0.0.1:{port}/predict"),
+            ],
+            capture_output=True,
+            check=True,
+        )
+        lines = np.loadtxt(log, dtype=np.int64, ndmin=2)
+    if (lines[:, 1] != 200).any() or len(lines) != requests:
+        raise RuntimeError(f"of {requests} requests {int((lines[:, 1] == 200).sum())} were answered with 200")
+    took_ms = lines[:, 2] / 1000
+    span_s = (lines[:, 0].max() - lines[:, 0].min()) / 1e6
+    return {
+        "p50_ms": float(np.percentile(took_ms, 50)),
+        "p99_ms": float(np.percentile(took_ms, 99)),
+        "requests_per_s": len(lines) / max(span_s, 1e-9),
+    }

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from penstock.stream.spec import Pipeline as Pipeline
     from penstock.train import Holdout as Holdout
     from penstock.train import Online as Online
+    from penstock.train import Publish as Publish
     from penstock.train import Run as Run
     from penstock.train import evaluate as evaluate
     from penstock.train import predict_to_file as predict_to_file
@@ -74,6 +75,7 @@ _HOME = {
     "PenstockError": "errors",
     "Pipeline": "stream.spec",
     "PipelineSource": "stream.source",
+    "Publish": "train",
     "Run": "train",
     "SGD": "optim",
     "SSP": "parameter_server",

@@ -20,9 +20,10 @@ from penstock.errors import ConfigError
 from penstock.features import Features, Numeric
 from penstock.job import job as module
 from penstock.job.job import Data, FeatureSection, Job, Output, Training, read_job
+from penstock.models import KeepVersions
 from penstock.optim import FTRL, AdaGrad
 from penstock.parameter_server import BSP, SSP
-from penstock.train import Holdout, Online
+from penstock.train import Holdout, Online, Publish
 from penstock.train.tree import TreeAggregate
 
 SECTIONS: dict[str, type] = {"data": Data, "features": FeatureSection, "train": Training, "output": Output}
@@ -63,6 +64,9 @@ checkpoint_every_s = 60
 [output]
 path = "out/model"
 publish_every_s = 30
+publish_to = "memory://ctr"
+keep_versions = 5
+keep_for_s = 60
 """
 
 
@@ -133,7 +137,9 @@ def test_every_key(toml: Path) -> None:
             readers=2,
             checkpoint_every_s=60.0,
         ),
-        output=Output(path="out/model", publish_every_s=30.0),
+        output=Output(
+            path="out/model", publish_every_s=30.0, publish_to="memory://ctr", keep_versions=5, keep_for_s=60.0
+        ),
     )
     # Nothing in this test is left at what it would be anyway.
     for name, cls in SECTIONS.items():
@@ -266,6 +272,9 @@ def test_an_unknown_section(toml: Path) -> None:
         ("output", '"model"', "str"),
         ("output.path", "1", "int"),
         ("output.publish_every_s", '"soon"', "str"),
+        ("output.publish_to", "1", "int"),
+        ("output.keep_versions", "1.5", "float"),
+        ("output.keep_for_s", '"1h"', "str"),
     ],
 )
 def test_values_of_another_type_are_named_with_their_path(toml: Path, key: str, value: str, got: str) -> None:
@@ -561,7 +570,7 @@ def test_a_run_is_given_all_that_the_job_says(monkeypatch: pytest.MonkeyPatch) -
         {
             "data": {"train": "a"},
             "train": {"passes": 3, "threads": 2, "holdout": 0.1, "readers": 5, "checkpoint_every_s": 7},
-            "output": {"path": "out"},
+            "output": {"path": "out", "publish_every_s": 9, "publish_to": "memory://x", "keep_versions": 2},
         }
     )
     model, source = job.model(), pa.table({})
@@ -576,6 +585,7 @@ def test_a_run_is_given_all_that_the_job_says(monkeypatch: pytest.MonkeyPatch) -
         "output": "out",
         "resume": True,
         "checkpoint_every_s": 7.0,
+        "publish": Publish(every_s=9.0, to="memory://x", keep=KeepVersions(newest=2)),
         "progress": False,
         "readers": 5,
         "job": job.to_dict(),

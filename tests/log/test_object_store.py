@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import pytest
 
 from penstock.log import Log
 from tests.cli.test_stream import EVENTS, log
 from tests.log.conftest import Penstock
-from tests.log.helpers import free_port, until
+from tests.object_store import bucket, needs_a_store
 
-__all__ = ["log"]
+__all__ = ["bucket", "log"]
 
-needed = [name for name in ("moto", "flask", "s3fs") if importlib.util.find_spec(name) is None]
-pytestmark = [
-    pytest.mark.skipif(bool(needed), reason=f"not installed: {', '.join(needed)}"),
-    # What the store's client warns of is its own business.
-    pytest.mark.filterwarnings("ignore"),
-]
+pytestmark = needs_a_store
 WRITER = """
 import sys
 import pyarrow as pa
@@ -35,38 +25,6 @@ who, stream = int(sys.argv[2]), Log(sys.argv[1]).stream("s")
 for n in range(10):
     stream.append(pa.table({"ts": [1.79e9], "who": [who], "n": [n]}), producer=f"p{who}", start=n, end=n + 1)
 """
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket; where it is, the environment says, as it does for users."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    # It says a line for each request, which nobody reads.
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], **quiet) as server:
-        until(lambda: _listens(port))
-        import s3fs
-
-        s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("bucket")
-        try:
-            yield "s3://bucket"
-        finally:
-            server.kill()
-
-
-def _listens(port: int) -> bool:
-    with contextlib.suppress(OSError):
-        socket.create_connection(("127.0.0.1", port)).close()
-        return True
-    return False
 
 
 def test_a_pipeline_over_a_log_in_a_bucket(bucket: str, penstock: Penstock, log: Path) -> None:

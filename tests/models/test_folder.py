@@ -25,10 +25,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import penstock as ps
+from penstock import storage
 from penstock.batch import SparseBatch
 from penstock.errors import ConfigError, DataError, ModelError, StorageError
 from penstock.features import ColumnPlan, FeaturePlan
-from penstock.models import Linear, files, folder, load_model, manifest, read_manifest, save_model
+from penstock.models import Linear, files, folder, load_model, read_manifest, save_model
 
 PLAN = FeaturePlan(
     label="clicked",
@@ -552,7 +553,8 @@ def test_an_interrupt_while_rows_are_written_leaves_the_model_before(
 CRASH_AT_EVERY_LINE = """
 import os, shutil, sys
 from pathlib import Path
-from penstock.models import files, folder, load_model, manifest
+from penstock import storage
+from penstock.models import commit, files, folder, load_model, manifest
 
 root, old_place, new_place = map(Path, sys.argv[1:])
 files.ROWS_PER_FILE = 20
@@ -563,7 +565,7 @@ def rows_of(model):
 old, new = load_model(old_place), load_model(new_place)
 states = {rows_of(old): "old", rows_of(new): "new"}
 assert len(states) == 2
-traced = {module.__file__ for module in (files, folder, manifest)}
+traced = {module.__file__ for module in (files, folder, manifest, commit, storage)}
 seen, n, status = [], 0, 77
 while status == 77:
     n += 1
@@ -688,7 +690,7 @@ def test_slots_are_checked(root: Path) -> None:
 
 
 def test_a_failure_after_the_commit_does_not_lose_the_model(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = manifest._sync_folder
+    real = storage.sync_folder
 
     def fails(place: Path) -> None:
         if place == root:
@@ -697,7 +699,7 @@ def test_a_failure_after_the_commit_does_not_lose_the_model(root: Path, monkeypa
 
     new = model_of(some_keys(100, seed=2))
     with monkeypatch.context() as patch, pytest.raises(StorageError):
-        patch.setattr(manifest, "_sync_folder", fails)
+        patch.setattr(storage, "sync_folder", fails)
         save_model(new, root)
     load_model(root)
 

@@ -202,7 +202,7 @@ def test_what_comes_together_is_scored_together_and_a_bad_request_harms_no_other
     assert b"row 0: column 'price'" in answers[7].body and b"row 2: column 'tags'" in answers[30].body
     found = {n: json.loads(a.body)["predictions"] for n, a in enumerate(answers) if a.status == 200}
     assert found == {n: expected[n : n + 1 + n % 3] for n in found}
-    assert app.models["ctr"].batches == 3  # all, all but one, all but two
+    assert app.models["ctr"].stable.batches == 3  # all, all but one, all but two
 
 
 def test_a_defect_of_ours_is_500_and_the_server_goes_on(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,8 +223,8 @@ def test_metrics_count(served: Served) -> None:
     text = call(app, "GET", "/metrics").body.decode()
     assert 'penstock_requests_total{route="/predict",status="200"} 1.0' in text
     assert 'penstock_requests_total{route="/predict",status="400"} 1.0' in text
-    assert 'penstock_rows_total{model="ctr"} 2.0' in text
-    assert 'penstock_model_info{kind="linear",model="ctr",version="1"} 1.0' in text
+    assert 'penstock_rows_total{model="ctr",role="stable"} 2.0' in text
+    assert 'penstock_model_info{kind="linear",model="ctr",role="stable",version="1"} 1.0' in text
     assert 'penstock_request_seconds_count{route="/predict"} 2.0' in text
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 import penstock as ps
 from penstock.serve.follow import Follower
-from penstock.serve.load import load_scorer
+from penstock.serve.load import Loader
+from penstock.serve.versions import LocalVersions
 from tests.log.helpers import until
 from tests.serve.conftest import Served, rows_of_all_kinds
 from tests.serve.test_rows import as_json
@@ -59,7 +60,7 @@ def test_it_switches_to_each_sound_version_and_to_no_other(served: Served, tmp_p
         models["3"].save(folder)
         assert running.stderr is not None
         refused = running.stderr.readline()
-        assert "version 2 goes on answering: version 3: table weights has weights that are not finite" in refused
+        assert "version 2 goes on answering" in refused and "weights that are not finite" in refused
         assert version() == "2"
         models["4"].save(folder)
         until(lambda: version() == "4", running)
@@ -68,7 +69,8 @@ def test_it_switches_to_each_sound_version_and_to_no_other(served: Served, tmp_p
 def test_what_cannot_be_read_is_refused_once_and_mended_by_the_next(served: Served, tmp_path: Path) -> None:
     folder = tmp_path / "ctr"
     shutil.copytree(served.folder, folder)
-    follower = Follower("ctr", folder, load_scorer(folder))
+    follower = Follower("ctr", LocalVersions(folder), Loader(folder=folder))
+    follower.first(wait=False, say=print)
     assert follower.look() is None and follower.refused == 0
     another(served, 5).save(folder)
     spoil(folder)

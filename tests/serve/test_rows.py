@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 import penstock as ps
 from penstock.features import ColumnPlan, Encoder, FeaturePlan, ValueEncoder
 from penstock.features.memory import Memory
+from penstock.serve.load import load_scorer
 from penstock.serve.rows import BadRow, RowReader, read_values
 from penstock.serve.scorer import Scorer
 from tests.serve.conftest import Served, rows_of_all_kinds
@@ -99,7 +101,7 @@ def test_what_cannot_be_scored(served: Served, row: Any, said: str) -> None:
     assert caught.value.row == 2
 
 
-def without_lists(served: Served) -> tuple[ps.Linear, Scorer]:
+def without_lists(served: Served, folder: Path) -> tuple[ps.Linear, Scorer]:
     """A model whose plan has no lists, so that its rows take the short way."""
     features = ps.Features(
         label="clicked",
@@ -110,11 +112,14 @@ def without_lists(served: Served) -> tuple[ps.Linear, Scorer]:
     table = served.table.append_column("tagged", pc.list_value_length(served.table["tags"]))
     model = ps.Linear(features)
     ps.fit(model, table, progress=False)
-    return model, Scorer(model, {"version": 1})
+    model.save(folder)
+    return model, load_scorer(folder)
 
 
-def test_the_short_way_gives_the_same_bits(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, scorer = without_lists(served)
+def test_the_short_way_gives_the_same_bits(
+    served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model, scorer = without_lists(served, tmp_path)
     unseen = rows_of_all_kinds(300, seed=6)
     unseen = unseen.append_column("tagged", pc.list_value_length(unseen["tags"]))
     expected = model.predict(unseen)

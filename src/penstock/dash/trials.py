@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from penstock.errors import ConfigError, DataError, StorageError
-from penstock.models.manifest import write_atomically
+from penstock.storage import write_atomically
 
 __all__ = [
     "Comparison",

@@ -21,13 +21,21 @@ from penstock.engine.spec import RunSpec
 from penstock.errors import Interrupted, ModelError, PenstockError
 from penstock.features import FeaturePlan
 from penstock.metrics import BinaryMetrics
-from penstock.models import build_manifest, commit_manifest, discard_version, new_version, read_manifest
+from penstock.models import (
+    CheckpointPublisher,
+    build_manifest,
+    commit_manifest,
+    discard_version,
+    new_version,
+    read_manifest,
+)
 from penstock.parameter_server.coordinator import Coordinator, Patience
 from penstock.parameter_server.effects import Commit, Effect, End, Prepare
 from penstock.parameter_server.messages import Figures, Message, Record, Status, StatusQuery, StopRequest
 from penstock.parameter_server.work import WorkQueue
 from penstock.train.cluster_history import ClusterHistory
 from penstock.train.folder import RunFolder
+from penstock.train.uploads import Uploads
 from penstock.transport import Identity
 
 __all__ = ["CoordinatorSpec", "run_coordinator"]
@@ -37,8 +45,10 @@ _log: Final = logging.getLogger("penstock.engine")
 TICK_S: Final = 0.05
 RECORD_S: Final = 1.0
 """Between lines of the run's history."""
-LAYERS_MOST: Final = 8
+LAYERS_MOST: Final = 32
 """Incremental checkpoints on one complete one."""
+CHANGED_MOST: Final = 0.5
+"""Rows of these, as a share of those of the complete one."""
 LINGER_S: Final = 2.0
 """After the end, for roles that have not heard of it yet."""
 OBSERVED_S: Final = 60.0
@@ -100,6 +110,10 @@ class _CoordinatorRole:
         """Of the committed checkpoint, by table."""
         self._unfinished: tuple[Path, int] | None = None
         """Folder and version that are being written."""
+        publish = self._run.publish
+        output = Path(self._run.output)
+        self._publisher = CheckpointPublisher(output, publish.keep) if publish.every_s is not None else None
+        self._uploads = Uploads(output, publish.to) if self._publisher and publish.to is not None else None
         self._seconds_before = 0.0
         self._rows_before = 0
         record, metrics = None, BinaryMetrics()
@@ -125,7 +139,7 @@ class _CoordinatorRole:
             ),
             sink=self._score,
             routing=new_incarnation(),
-            checkpoint_every_s=self._run.checkpoint_every_s,
+            checkpoint_every_s=_least(self._run.checkpoint_every_s, publish.every_s),
             patience=Patience(gather_s=self._run.gather_s),
             now=time.monotonic(),
         )
@@ -215,7 +229,7 @@ class _CoordinatorRole:
                 effects = self._machine.not_prepared(task.checkpoint, str(error), time.monotonic())
             self._do(effects)
             return
-        many = any(len(layers) > LAYERS_MOST for layers in self._layers.values())
+        many = any(_is_much(layers) for layers in self._layers.values())
         full = task.final or not self._layers or many or failed
         with self._lock:
             effects = self._machine.save(task.checkpoint, str(folder), full=full, now=time.monotonic())
@@ -239,6 +253,8 @@ class _CoordinatorRole:
                 progress=None if commit.final else self._progress(commit),
             )
             commit_manifest(root, manifest)
+            if not commit.final:
+                self._publish(manifest)
         except PenstockError as failure:
             error = str(failure)
         if error is None:
@@ -247,6 +263,17 @@ class _CoordinatorRole:
         with self._lock:
             effects = self._machine.committed(commit.checkpoint, error, time.monotonic())
         self._do(effects)
+
+    def _publish(self, manifest: dict[str, Any]) -> None:
+        """Let those who serve have it. If they cannot, the run goes on, and the next one may succeed."""
+        if self._publisher is None:
+            return
+        try:
+            published = self._publisher.publish(self._root, manifest)
+            if self._uploads is not None:
+                self._uploads.put(published)
+        except PenstockError as error:
+            _log.warning("no version was published: %s", error)
 
     def _discard_unfinished(self) -> None:
         """Remove what a failed checkpoint wrote; by now no server writes there any more, or it is of no use."""
@@ -355,6 +382,17 @@ class _CoordinatorRole:
             command = self._spec.resume_with or f"penstock train --resume -o {self._run.output}"
             return f"{error}; go on from the checkpoint with: {command}"
         return f"{error}; there was no checkpoint yet"
+
+
+def _least(*seconds: float | None) -> float | None:
+    """The least that is given."""
+    return min((each for each in seconds if each is not None), default=None)
+
+
+def _is_much(layers: list[dict[str, Any]]) -> bool:
+    """Whether a table's layers are so many, or so large, that the next is complete again."""
+    rows = [sum(entry["rows"] or 0 for entry in layer["files"]) for layer in layers]
+    return len(layers) > LAYERS_MOST or sum(rows[1:]) > CHANGED_MOST * rows[0]
 
 
 def _layer(files: list[dict[str, Any]]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from penstock.engine.strategy import ParameterServer
 from penstock.errors import ConfigError, Interrupted
 from penstock.metrics import BinaryMetrics, Scores
 from penstock.models import Model, commit_manifest, load_model, read_manifest, write_names
-from penstock.train import Holdout, Run
+from penstock.train import Holdout, Publish, Run
 from penstock.train.folder import RunFolder
 from penstock.train.progress import JsonLines, Report, Reporter, reporter_for
 from penstock.train.scoring import evaluate_holdout
@@ -43,6 +43,7 @@ def fit_cluster(
     output: str | Path | None = None,
     resume: bool = False,
     checkpoint_every_s: float | None = 300.0,
+    publish: Publish = Publish(),  # noqa: B008 - frozen
     progress: bool | None = None,
     readers: int | None = None,
     job: dict[str, Any] | None = None,
@@ -65,6 +66,7 @@ def fit_cluster(
         output=output,
         resume=resume,
         checkpoint_every_s=checkpoint_every_s,
+        publish=publish,
         readers=readers,
         job=job,
     ) as prepared:
@@ -119,6 +121,7 @@ def prepare(
     output: str | Path | None = None,
     resume: bool = False,
     checkpoint_every_s: float | None = 300.0,
+    publish: Publish = Publish(),  # noqa: B008 - frozen
     readers: int | None = None,
     gather_s: float = 60.0,
     job: dict[str, Any] | None = None,
@@ -130,7 +133,7 @@ def prepare(
             output = stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-"))
         source = open_data(data, passes=passes, holdout=holdout, resume=resume, output=output)
         source = _as_files(source, Path(output))
-        folder = stack.enter_context(RunFolder(output))
+        folder = stack.enter_context(RunFolder(output, publish))
         lanes = strategy.lanes
         if resume and strategy.micro_batches is None:
             # Another number of workers may go on, with the lanes that there were.
@@ -157,6 +160,10 @@ def prepare(
             holdout=dataclasses.asdict(holdout) if holdout is not None else None,
             output=str(Path(output).absolute()),
             checkpoint_every_s=checkpoint_every_s,
+            publish_every_s=publish.every_s,
+            publish_to=publish.to,
+            keep_versions=publish.keep.newest,
+            keep_for_s=publish.keep.for_s,
             gather_s=gather_s,
             resume=resume,
             imports=list(strategy.imports),
@@ -213,6 +220,7 @@ def _finish(model: Model, folder: RunFolder, held: Scores | None) -> None:
         manifest["metrics"]["holdout"] = held.to_json()
     commit_manifest(folder.path, manifest)
     model.metadata = {name: manifest[name] for name in ("metrics", "lineage") if name in manifest}
+    folder.copy(manifest)
     folder.forget_checkpoint()
 
 

@@ -15,8 +15,9 @@ from penstock.data import Source
 from penstock.data.describe import open_described
 from penstock.errors import ConfigError
 from penstock.features import FeaturePlan
+from penstock.models import KeepVersions
 from penstock.parameter_server import Consistency, parse_consistency
-from penstock.train import Holdout
+from penstock.train import Holdout, Publish
 from penstock.train.stream import Keep, read_for
 
 __all__ = ["RunSpec", "Slowness", "import_modules"]
@@ -52,6 +53,11 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     output: str
     """Folder that every role can write to."""
     checkpoint_every_s: float | None = 300.0
+    publish_every_s: float | None = None
+    """Between versions for those who serve; each is a checkpoint too."""
+    publish_to: str | None = None
+    keep_versions: int = 16
+    keep_for_s: float = 3600.0
     gather_s: float = 60.0
     """To wait for servers and a first worker."""
     resume: bool = False
@@ -80,6 +86,12 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def load_imports(self) -> None:
         """Import the user's modules; see ``import_modules``."""
         import_modules(self.imports)
+
+    @property
+    def publish(self) -> Publish:
+        """Which versions are for those who serve."""
+        keep = KeepVersions(newest=self.keep_versions, for_s=self.keep_for_s)
+        return Publish(every_s=self.publish_every_s, to=self.publish_to, keep=keep)
 
     @property
     def how(self) -> Consistency:

@@ -8,7 +8,7 @@ from typing import Any
 from penstock.engine import LocalProcesses, ParameterServer, fit_cluster
 from penstock.errors import ConfigError
 from penstock.models import Model
-from penstock.train import Holdout, Online, Run
+from penstock.train import Holdout, Online, Publish, Run
 from penstock.train import fit as fit_online
 from penstock.train.tree import TreeAggregate, fit_tree
 
@@ -28,6 +28,7 @@ def fit(
     output: str | Path | None = None,
     resume: bool = False,
     checkpoint_every_s: float | None = 300.0,
+    publish: Publish = Publish(),  # noqa: B008 - frozen
     progress: bool | None = None,
     readers: int | None = None,
     job: dict[str, Any] | None = None,
@@ -44,6 +45,8 @@ def fit(
         output: folder for the model; with it, Ctrl-C (or SIGTERM) leaves a checkpoint there.
         resume: go on from the checkpoint in ``output``; data and settings must be those of the run before.
         checkpoint_every_s: seconds between checkpoints while training; None for only when interrupted.
+        publish: versions of the model in ``output`` while it learns, for whoever serves it; ``TreeAggregate`` has
+            one only at the end.
         progress: show it (None: only on a terminal).
         readers: threads that read and hash; as many as cores where None.
         job: kept in checkpoints, so that whoever resumes knows what to run.
@@ -64,9 +67,13 @@ def fit(
         "job": job,
     }
     if isinstance(strategy, ParameterServer):
-        return fit_cluster(model, data, strategy=strategy, engine=engine, **same)
+        return fit_cluster(model, data, strategy=strategy, engine=engine, publish=publish, **same)
     if engine is not None:
         raise ConfigError(f"an engine is for ParameterServer; strategy is {type(strategy or Online()).__name__}")
     if isinstance(strategy, TreeAggregate):
+        if publish.every_s is not None:
+            raise ConfigError(
+                "TreeAggregate publishes only at the end; allowed with versions: Online, ParameterServer"
+            )
         return fit_tree(model, data, strategy=strategy, **same)
-    return fit_online(model, data, strategy=strategy, **same)
+    return fit_online(model, data, strategy=strategy, publish=publish, **same)

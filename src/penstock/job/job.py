@@ -41,10 +41,10 @@ from penstock.engine.spec import import_modules
 from penstock.errors import ConfigError
 from penstock.features import Features, Numeric
 from penstock.job.dispatch import Strategy, fit
-from penstock.models import Linear
+from penstock.models import KeepVersions, Linear
 from penstock.optim import optimizer_from_dict
 from penstock.parameter_server import ASP, Consistency, parse_consistency
-from penstock.train import Holdout, Online, Run
+from penstock.train import Holdout, Online, Publish, Run
 from penstock.train.tree import TreeAggregate
 
 __all__ = ["Data", "Job", "Output", "Training", "read_job", "read_sections"]
@@ -122,10 +122,30 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """Where the model goes; a run that follows a log publishes it there every so often."""
+    """Where the model goes, and which versions of it while it learns."""
 
     path: str = "model"
-    publish_every_s: float | None = 60.0
+    publish_every_s: float | None = None
+    """Seconds between versions of the model while it learns; 0 for one only at the end. A run that follows a log
+    publishes one a minute unless this is given, others none."""
+    publish_to: str | None = None
+    """URL of a store, such as ``s3://bucket/ctr``, where versions are copied to."""
+    keep_versions: int = 16
+    """Of those that are published: the newest, and as many again of those before, spread over ``keep_for_s``."""
+    keep_for_s: float = 3600.0
+
+    def publish(self, every_s: float | None = None) -> Publish:
+        """What is published; ``every_s`` where the section does not say it.
+
+        Raises:
+            ConfigError: a value is not allowed.
+        """
+        given = self.publish_every_s if self.publish_every_s is not None else every_s
+        return Publish(
+            every_s=given or None,
+            to=self.publish_to,
+            keep=KeepVersions(newest=self.keep_versions, for_s=self.keep_for_s),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +180,7 @@ class Job:
             optimizer_from_dict(converted.optimizer)
             converted.strategy()
             converted.holdout()
+            converted.output.publish()
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
         return converted
@@ -204,6 +225,7 @@ class Job:
             output=self.output.path,
             resume=resume,
             checkpoint_every_s=self.train.checkpoint_every_s,
+            publish=self.output.publish(),
             progress=progress,
             readers=self.train.readers,
             job=self.to_dict(),

@@ -89,7 +89,7 @@ class PipelineJob:
             output=self.job.output.path,
             resume=resume,
             checkpoint_every_s=self.job.train.checkpoint_every_s,
-            publish_every_s=self.job.output.publish_every_s,
+            publish=self.job.output.publish(every_s=60.0),
             fork=fork,
             on_swap=on_swap,
             progress=progress,

@@ -16,7 +16,7 @@ from penstock.kernels.compile import inlined, kernel, pointer, prefetch
 from penstock.kernels.optimizer import load_state, store_state, update, weight
 from penstock.kernels.rows import NOWHERE, ONE, TWO, find, find_or_insert, home, mark, unpack
 
-__all__ = ["PARTS", "Examples", "gradients", "learn", "predict", "scratch"]
+__all__ = ["PARTS", "Examples", "gradients", "learn", "predict", "predict_pulled", "scratch"]
 
 F0 = np.float32(0)
 F1 = np.float32(1)
@@ -183,6 +183,26 @@ def predict(rows: Any, hyper: Any, batch: Any, memory: Any, out: Any) -> None:
                 term = weight(hyper, load_state(hyper, table.words, np.int64(at * TWO + TWO), word))
                 if has_values:
                     term *= batch.values[first + f]
+            terms[f] = term
+        out[i] = sigmoid(total(terms, n))
+
+
+@kernel
+def predict_pulled(pulled: Any, batch: Any, memory: Any, out: Any) -> None:
+    """``predict`` with weights ``pulled`` f32[nnz, 1] of the batch's keys, one for each; the same bits.
+
+    ``predict_pulled([[0]], {6: 1}) == [0.5]``.
+    """
+    offsets, weights = pointer(batch.offsets), pointer(pulled)
+    terms = pointer(memory.view(np.float32))
+    has_values = batch.values.size > 0
+    for i in range(out.size):
+        first = offsets[i]
+        n = offsets[i + 1] - first
+        for f in range(n):
+            term = weights[first + f]
+            if has_values:
+                term *= batch.values[first + f]
             terms[f] = term
         out[i] = sigmoid(total(terms, n))
 

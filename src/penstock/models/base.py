@@ -85,6 +85,14 @@ class Model(ABC):
     def predict_batch(self, batch: SparseBatch) -> Floats:
         """Predictions f32[B] of the rows as they are now."""
 
+    def predict_pulled(self, weights: Mapping[str, Floats], batch: SparseBatch) -> Floats:
+        """Predictions f32[B] by weights that come from elsewhere: by table f32[n, dim] of the n keys that ``keys``
+        gave, each as often as it is there. The same bits as ``predict_batch``; the model's rows are not looked at.
+        """
+        out = np.empty(len(batch), np.float32)
+        self.gradients(weights, {name: np.arange(len(part)) for name, part in weights.items()}, batch, out)
+        return out
+
     def settings(self) -> dict[str, Any]:
         """Hyperparameters of its own, as plain values: the keyword arguments that ``__init__`` takes besides."""
         return {}
@@ -188,6 +196,11 @@ class Model(ABC):
     def keep_sample(self, sample: pa.Table) -> None:
         """Rows of the data, from which ``name_features`` takes names."""
         self._sample = sample
+
+    @property
+    def sample(self) -> pa.Table | None:
+        """What ``keep_sample`` was given, until names were taken from it."""
+        return self._sample
 
     def sample_batch(self, columns: list[str], rows: int) -> pa.RecordBatch:
         """The first rows of the sample."""

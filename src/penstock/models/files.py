@@ -22,10 +22,20 @@ from numpy.typing import NDArray
 
 from penstock.batch import Floats, Keys
 from penstock.errors import ConfigError, ModelError
-from penstock.models.manifest import FileEntry, storage_errors
+from penstock.models.manifest import FileEntry
+from penstock.storage import storage_errors
 from penstock.table import Layout, Table
 
-__all__ = ["REMOVED", "read_checked", "seal", "write_arrays", "write_names", "write_removed", "write_rows"]
+__all__ = [
+    "REMOVED",
+    "read_checked",
+    "seal",
+    "write_arrays",
+    "write_names",
+    "write_recent",
+    "write_removed",
+    "write_rows",
+]
 
 ROWS_PER_FILE = 1 << 21
 ROWS_PER_GROUP = 1 << 16
@@ -134,6 +144,18 @@ def write_names(names: dict[int, str], folder: Path) -> dict[str, Any] | None:
         return seal(path)
 
 
+def write_recent(rows: pa.Table, folder: Path) -> dict[str, Any]:
+    """Write labelled rows that were learnt last.
+
+    Raises:
+        StorageError: as ``write_rows``.
+    """
+    path = folder / "recent.parquet"
+    with storage_errors(folder), _removed_on_failure([path]):
+        pq.write_table(rows, path, compression="zstd", compression_level=1)
+        return {**seal(path), "rows": rows.num_rows}
+
+
 def seal(path: Path) -> dict[str, Any]:
     """Make a finished file durable and note its checksum."""
     with path.open("rb") as handle:
@@ -147,10 +169,15 @@ def seal(path: Path) -> dict[str, Any]:
 
 
 def read_checked(
-    root: Path, file: FileEntry, schema: pa.Schema | None, wanted: Callable[[int, int], bool] | None = None
+    root: Path,
+    file: FileEntry,
+    schema: pa.Schema | None,
+    wanted: Callable[[int, int], bool] | None = None,
+    *,
+    columns: Sequence[str] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Rows of a file of the manifest, after its bytes were checked; ``wanted`` tells by the least and the largest
-    key whether a row group is.
+    key whether a row group is. Only some ``columns`` where they are given.
 
     Raises:
         ModelError: damaged, or not what was expected.
@@ -172,7 +199,7 @@ def read_checked(
             groups = list(range(parquet.num_row_groups))
             if wanted is not None:
                 groups = [group for group in groups if _may_want(parquet.metadata.row_group(group), wanted)]
-            yield from parquet.iter_batches(batch_size=ROWS_PER_GROUP, row_groups=groups)
+            yield from parquet.iter_batches(batch_size=ROWS_PER_GROUP, row_groups=groups, columns=columns)
     except pa.ArrowInvalid as error:
         raise ModelError(f"{path}: damaged: {error}") from error
 

@@ -12,6 +12,7 @@ checkpoint of a table may be layers: all rows, then those that changed since, an
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,21 +24,14 @@ from penstock.batch import Floats, Keys
 from penstock.errors import ConfigError, ModelError, PenstockError
 from penstock.features import FeaturePlan
 from penstock.models.base import Model, model_from_spec
+from penstock.models.commit import commit_manifest, discard_version, new_version
 from penstock.models.files import REMOVED, read_checked, write_names, write_rows
-from penstock.models.manifest import (
-    FileEntry,
-    Manifest,
-    build_manifest,
-    commit_manifest,
-    discard_version,
-    new_version,
-    parse_manifest,
-    read_manifest,
-)
+from penstock.models.history import read_version
+from penstock.models.manifest import FileEntry, Manifest, build_manifest, parse_manifest, read_manifest
 from penstock.optim import optimizer_from_dict
 from penstock.table import Layout
 
-__all__ = ["load_model", "load_version", "read_rows", "save_model"]
+__all__ = ["load_model", "load_shell", "load_version", "read_rows", "save_model"]
 
 _NO_KEYS = np.empty(0, np.uint64)
 
@@ -72,30 +66,33 @@ def save_model(model: Model, path: str | Path, *, progress: dict[str, Any] | Non
     return manifest
 
 
-def load_model(path: str | Path, *, slots: int | None = None) -> Model:
-    """Read a model of any registered kind, checking every byte against its checksum.
+def load_model(path: str | Path, *, slots: int | None = None, version: int | None = None) -> Model:
+    """Read a model of any registered kind, checking every byte against its checksum; or, of a model that was
+    published while it learnt, a ``version`` that was valid before.
 
     Raises:
         ModelError: no model there, a damaged file, or a format newer than this code; the message names the file.
     """
-    return load_version(path, slots=slots)[0]
+    return load_version(path, slots=slots, version=version)[0]
 
 
-def load_version(path: str | Path, *, slots: int | None = None) -> tuple[Model, dict[str, Any]]:
+def load_version(
+    path: str | Path, *, slots: int | None = None, version: int | None = None
+) -> tuple[Model, dict[str, Any]]:
     """``load_model``, and the manifest of the version that it read.
 
     Raises:
         ModelError: as ``load_model``.
     """
     root = Path(path)
-    manifest = read_manifest(root)
+    manifest = read_manifest(root) if version is None else read_version(root, version)
     while True:
         try:
             return _load(root, manifest, slots), manifest
         except FileNotFoundError as error:
             # A writer may have replaced the model meanwhile.
             again = read_manifest(root)
-            if again == manifest:
+            if again == manifest or version is not None:
                 raise _missing(error) from error
             manifest = again
 
@@ -122,27 +119,56 @@ def read_rows(
         raise ModelError(f"{error.filename or root}: cannot be read: {error.strerror or error}") from error
 
 
+def load_shell(root: str | Path, manifest: Mapping[str, Any]) -> Model:
+    """The model of a manifest, without its rows: for who looks these up elsewhere.
+
+    Raises:
+        ModelError: the manifest is damaged, or of a model that is not known here.
+    """
+    with _damaged(Path(root) / "manifest.json"):
+        model = model_from_spec(_spec_of(parse_manifest(root, manifest), Path(root)), slots=1)
+    model.metadata = {key: manifest[key] for key in ("metrics", "lineage") if key in manifest}
+    return model
+
+
+def _spec_of(contents: Manifest, root: Path) -> dict[str, Any]:
+    tables = {name: contents.table_spec(name) for name in contents.tables}
+    if not tables:
+        raise ModelError(f"{root / 'manifest.json'}: damaged: there is no table")
+    return {
+        "kind": contents.model.kind,
+        "settings": contents.model.settings,
+        "features": FeaturePlan.from_dict(contents.features).to_dict(),
+        "optimizer": optimizer_from_dict(contents.optimizer).to_dict(),
+        "segments": next(iter(tables.values()))["segments"],
+        "tables": tables,
+    }
+
+
+@contextlib.contextmanager
+def _damaged(where: Path) -> Iterator[None]:
+    """What goes wrong with a manifest's contents, as a ``ModelError``; files that are missing stay so."""
+    try:
+        yield
+    except (ModelError, FileNotFoundError):
+        raise
+    except PenstockError as error:
+        raise ModelError(f"{where}: {error}") from error
+    except (KeyError, TypeError, ValueError, OSError, MemoryError) as error:
+        message = " ".join(str(error).split())
+        raise ModelError(f"{where}: damaged: {type(error).__name__}: {message}") from error
+
+
 def _load(root: Path, manifest: dict[str, Any], slots: int | None) -> Model:
     where = root / "manifest.json"
-    try:
+    with _damaged(where):
         contents = parse_manifest(root, manifest)
-        tables = {name: contents.table_spec(name) for name in contents.tables}
-        if not tables:
-            raise ModelError(f"{where}: damaged: there is no table")
-        spec = {
-            "kind": contents.model.kind,
-            "settings": contents.model.settings,
-            "features": FeaturePlan.from_dict(contents.features).to_dict(),
-            "optimizer": optimizer_from_dict(contents.optimizer).to_dict(),
-            "segments": next(iter(tables.values()))["segments"],
-            "tables": tables,
-        }
         # Twice the rows, as segments of a table fill up to between 1/2 and 3/4.
         room = {
             name: slots if slots is not None else max(1 << 16, 2 * table.rows)
             for name, table in contents.tables.items()
         }
-        model = model_from_spec(spec, slots=room)
+        model = model_from_spec(_spec_of(contents, root), slots=room)
         for name, table in model.tables().items():
             for keys, words in _read_rows(root, contents, name, None):
                 table.insert(keys, words)
@@ -153,13 +179,6 @@ def _load(root: Path, manifest: dict[str, Any], slots: int | None) -> Model:
             for batch in read_checked(root, contents.names, None):
                 names = batch.to_pydict()
                 model.names.update(zip(names["key"], names["name"], strict=True))
-    except (ModelError, FileNotFoundError):
-        raise
-    except PenstockError as error:
-        raise ModelError(f"{where}: {error}") from error
-    except (KeyError, TypeError, ValueError, OSError, MemoryError) as error:
-        message = " ".join(str(error).split())
-        raise ModelError(f"{where}: damaged: {type(error).__name__}: {message}") from error
     model.metadata = {key: manifest[key] for key in ("metrics", "lineage") if key in manifest}
     return model
 

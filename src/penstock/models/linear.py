@@ -120,6 +120,14 @@ class Linear(Model):
         linear.predict(self.table.rows, self.table.hyper, as_examples(batch), memory_for(batch), out)
         return out
 
+    def predict_pulled(self, weights: Mapping[str, Floats], batch: SparseBatch) -> Floats:
+        """Probabilities f32[B]."""
+        from penstock.kernels import linear
+
+        out = np.empty(len(batch), np.float32)
+        linear.predict_pulled(weights["weights"], as_examples(batch), memory_for(batch), out)
+        return out
+
     def _memory(self, batch: SparseBatch) -> Any:
         from penstock.kernels.linear import PARTS
 

@@ -1,52 +1,39 @@
-"""The manifest of a model folder: what is valid there. Replacing it is the commit of a new version.
+"""The manifest of a model folder: what is valid there, and how that is written down.
 
-Version folders are begun (``new_version``), filled by one process or many, and committed or discarded by one.
-What the files hold is in ``files``.
+What its files hold is in ``files``, how a version is begun and committed in ``commit``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
-from penstock.errors import ConfigError, ModelError, StorageError
+from penstock.errors import ModelError
 from penstock.features import FeaturePlan
-from penstock.kill import kill_point
 from penstock.table.layout import SEGMENTS_MAX
 from penstock.version import __version__
 
 __all__ = [
-    "EXAMPLES",
+    "FORMAT",
     "FORMAT_VERSION",
     "FileEntry",
+    "LayerEntry",
     "Manifest",
+    "all_files",
     "build_manifest",
-    "check_not_foreign",
-    "commit_manifest",
-    "discard_version",
-    "new_version",
     "parse_manifest",
     "read_manifest",
-    "storage_errors",
     "table_files",
     "table_layers",
-    "write_atomically",
 ]
 
-EXAMPLES = "_examples.json"
-"""Is in a folder of a pipeline's examples, which are replaced as a whole."""
 FORMAT = "penstock-model"
 FORMAT_VERSION = 2
 """2: some table has more than one layer. A model of one layer is written as 1, which older code reads."""
-
-_VERSIONS = "v[0-9][0-9][0-9][0-9][0-9][0-9]"
 
 
 class FileEntry(msgspec.Struct):
@@ -115,6 +102,8 @@ class Manifest(msgspec.Struct):
     optimizer: dict[str, str | float]
     tables: dict[str, _Table]
     names: FileEntry | None
+    recent: FileEntry | None = None
+    """Labelled rows that were learnt last, as Parquet: to see whether the model is any good."""
     metrics: dict[str, dict[str, float | None] | None] = {}
     lineage: _Lineage | None = None
 
@@ -131,6 +120,7 @@ def build_manifest(
     layers: Mapping[str, Sequence[Mapping[str, Any]]],
     rows: Mapping[str, int],
     names: Mapping[str, Any] | None = None,
+    recent: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
     progress: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -144,6 +134,7 @@ def build_manifest(
             and adds one.
         rows: of each table, how many there are in the end
         names: the file entry of ``write_names``
+        recent: the file entry of ``write_recent``
         metadata: ``metrics`` and ``lineage``
         progress: where a run stands; anything that JSON can hold, passed through
     """
@@ -170,6 +161,7 @@ def build_manifest(
         "features": FeaturePlan.from_dict(spec["features"]).to_dict(),
         "tables": tables,
         "names": names,
+        **({"recent": recent} if recent is not None else {}),
         **(metadata or {}),
     }
     if progress is not None:
@@ -177,13 +169,13 @@ def build_manifest(
     return manifest
 
 
-def read_manifest(root: str | Path) -> dict[str, Any]:
-    """The manifest of a model folder.
+def read_manifest(root: str | Path, file: Path | None = None) -> dict[str, Any]:
+    """The manifest of a model folder; or that of another version of it, in ``file``.
 
     Raises:
         ModelError: there is none, or it is not one of ours, or of a newer format.
     """
-    file = Path(root) / "manifest.json"
+    file = file if file is not None else Path(root) / "manifest.json"
     try:
         manifest = msgspec.json.decode(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -241,122 +233,7 @@ def table_files(table: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [entry for layer in table_layers(table) for entry in (*layer["files"], *layer["removed"])]
 
 
-def new_version(root: str | Path) -> tuple[int, Path]:
-    """Begin a version that is not there yet: its number, and its folder, empty. Makes ``root`` if need be.
-
-    Raises:
-        ConfigError: another program's manifest stands there.
-        StorageError: the folder cannot be made.
-    """
-    root = Path(root)
-    with storage_errors(root):
-        root.mkdir(parents=True, exist_ok=True)
-        check_not_foreign(root)
-        version = max((int(p.name[1:]) for p in root.glob(_VERSIONS)), default=0) + 1
-        while True:
-            folder = root / f"v{version:06d}"
-            try:
-                folder.mkdir()
-                return version, folder
-            except FileExistsError:
-                version += 1  # somebody else saves at the same time
-
-
-def commit_manifest(root: str | Path, manifest: Mapping[str, Any]) -> None:
-    """Make a version the valid one, in one step that survives a power cut; then remove what nothing refers to.
-
-    Every file that it names must have been written by now (their writers have made them durable). Folders of
-    older versions stay as long as the manifest names a file there.
-
-    Raises:
-        StorageError: a file is not there, or the disk is full; the manifest before is still the valid one.
-        ConfigError: another program's manifest stands there.
-    """
-    root = Path(root)
-    with storage_errors(root):
-        check_not_foreign(root)
-        entries = [entry for table in manifest["tables"].values() for entry in table_files(table)]
-        if manifest.get("names") is not None:
-            entries.append(manifest["names"])
-        for entry in entries:
-            _check_there(root, entry)
-        folder = root / f"v{manifest['version']:06d}"
-        _sync_folder(folder)
-        kill_point(f"{root}: files written, manifest not")
-        write_atomically(root / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-        kill_point(f"{root}: manifest replaced, older versions not removed")
-        kept = {folder.name, *(entry["path"].split("/")[0] for entry in entries)}
-        for old in root.glob(_VERSIONS):
-            # A newer one is being written by somebody.
-            if old.name not in kept and old.name < folder.name:
-                shutil.rmtree(old, ignore_errors=True)
-        for left in root.glob(".manifest.json.*.tmp"):
-            left.unlink(missing_ok=True)
-
-
-def discard_version(root: str | Path, version: int) -> None:
-    """Remove the folder of a version that failed, unless it was committed."""
-    root = Path(root)
-    with contextlib.suppress(ModelError):
-        if read_manifest(root)["version"] == version:
-            return
-    shutil.rmtree(root / f"v{version:06d}", ignore_errors=True)
-
-
-def check_not_foreign(root: Path) -> None:
-    """No other program's ``manifest.json`` stands there, to be overwritten.
-
-    Raises:
-        ConfigError: one does.
-    """
-    with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        manifest = msgspec.json.decode((root / "manifest.json").read_bytes())
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise ConfigError(f"{root}: has a manifest.json of something else; name another folder for the model")
-    if (root / EXAMPLES).exists():
-        raise ConfigError(f"{root}: has examples of a pipeline; name another folder for the model")
-
-
-def write_atomically(file: Path, data: bytes) -> None:
-    """Replace a file's contents in one step that survives a power cut."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        kill_point(f"{file}: written beside, not replaced")
-        temporary.replace(file)
-        _sync_folder(file.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def storage_errors(root: Path) -> Iterator[None]:
-    """Errors of the system while a model is written, in our words."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{root}: cannot write the model: {error.strerror or error}") from error
-
-
-def _check_there(root: Path, entry: Mapping[str, Any]) -> None:
-    path = root / entry["path"]
-    try:
-        nbytes = path.stat().st_size
-    except FileNotFoundError as error:
-        raise StorageError(
-            f"{path}: was written, but is not there; all processes must write to one shared folder"
-        ) from error
-    if nbytes != entry["nbytes"]:
-        raise StorageError(f"{path}: must have {entry['nbytes']} bytes, has {nbytes}")
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def all_files(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every file entry of a manifest."""
+    entries = [entry for table in manifest["tables"].values() for entry in table_files(table)]
+    return entries + [manifest[name] for name in ("names", "recent") if manifest.get(name) is not None]

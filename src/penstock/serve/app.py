@@ -17,12 +17,13 @@ from urllib.parse import parse_qsl
 import msgspec
 import pyarrow as pa
 
-from penstock.errors import ConfigError, InputError
+from penstock.errors import ConfigError, InputError, StorageError
 from penstock.serve.batching import Batcher
 from penstock.serve.inference import BadTensors, infer_response, model_metadata, read_infer, tensor_rows
 from penstock.serve.metrics import CONTENT_TYPE, Metrics
 from penstock.serve.openapi import describe, page
 from penstock.serve.scorer import Scorer
+from penstock.serve.served import Canary, Served
 from penstock.transport.http import (
     JSON,
     Gone,
@@ -84,16 +85,17 @@ class App:
         self,
         models: Mapping[str, Scorer],
         *,
+        canaries: Mapping[str, Canary] | None = None,
         token: bytes | None = None,
         limits: ServeLimits | None = None,
         access_log: TextIO | None = None,
     ) -> None:
-        """Serve these; the first is the one that ``/predict`` means. A line of JSON for each request goes to
-        ``access_log``."""
+        """Serve these; the first is the one that ``/predict`` means. Those of ``canaries`` get a share of the
+        requests for the model of their name. A line of JSON for each request goes to ``access_log``."""
         if not models:
             raise ConfigError("there is no model to serve")
-        self.models = {name: Batcher(scorer) for name, scorer in models.items()}
-        self.metrics = Metrics(lambda: {name: each.scorer for name, each in self.models.items()})
+        self.models = {name: Served(scorer, (canaries or {}).get(name)) for name, scorer in models.items()}
+        self.metrics = Metrics(self.models)
         self._default = next(iter(models))
         self._token, self._limits, self._access_log = token, limits or ServeLimits(), access_log
         self._tables = 0
@@ -109,10 +111,16 @@ class App:
             "/": {"GET": self._page},
         }
 
-    def switch(self, name: str, scorer: Scorer) -> None:
-        """Let a version of a model answer from the next request on; in the server's thread."""
-        self.models[name].scorer = scorer
+    def switch(self, name: str, scorer: Scorer, *, canary: bool = False) -> None:
+        """Let a version of a model answer from the next request on, or be its canary; in the server's thread."""
+        served = self.models[name]
+        batcher = served.canary if canary and served.canary is not None else served.stable
+        batcher.scorer = scorer
         self.metrics.switched(name)
+
+    def refused(self, name: str) -> None:
+        """A version of a model was not switched to."""
+        self.metrics.refused(name)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -142,6 +150,10 @@ class App:
             await send_answer(send, scope, status, refusal(Refused(400, str(error))), JSON)
         except Gone:
             status = 499  # as nginx counts a client that went away
+        except StorageError as error:  # a file of the model: it is being made anew
+            status = 503
+            _log.error("%s", error)
+            await send_answer(send, scope, status, refusal(Refused(503, str(error))), JSON)
         except Exception as error:  # a defect of ours: told, and the server goes on
             _log.exception("%s %s", scope["method"], scope["path"])
             text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -171,19 +183,19 @@ class App:
 
     async def _predict(self, request: _Request) -> _Answer:
         options = _options(request.query, ("model", "version", "explain", "lineage"))
-        name, batcher = self._find(options.get("model", self._default), options.get("version"))
+        name, served, batcher = self._find(options.get("model", self._default), options.get("version"))
         type_ = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
         body = await self._body(request)
         if type_ == ARROW:
             if "explain" in options or "lineage" in options:
                 raise Refused(400, "explain and lineage are for rows in JSON")
-            return await self._predict_table(name, batcher.scorer, body)
+            return await self._predict_table(name, served.role(batcher), batcher.scorer, body)
         if type_ not in (JSON, "application/x-www-form-urlencoded", ""):  # curl -d says the second unless told
             raise Refused(415, f"got content-type {type_[:50]!r}, allowed: {JSON} or {ARROW}")
         rows = _rows(body)
         self._check_rows(rows)
         scored = await batcher.score(rows)
-        self.metrics.scored(name, len(rows))
+        self.metrics.scored(name, served.role(batcher), scored.scorer, len(rows))
         answer: dict[str, Any] = {"predictions": scored.scores, "model": name, "version": scored.scorer.version}
         if "explain" in options:
             most = _whole(options["explain"], "explain")
@@ -194,16 +206,18 @@ class App:
             answer["lineage"] = _lineage(scored.scorer)
         return _Answer(msgspec.json.encode(answer))
 
-    async def _predict_table(self, name: str, scorer: Scorer, body: bytes) -> _Answer:
+    async def _predict_table(self, name: str, role: str, scorer: Scorer, body: bytes) -> _Answer:
         if self._tables >= self._limits.tables:
             raise Refused(429, "too many tables are scored at the moment; try again", retry_after="1")
         self._tables += 1
         try:
-            return await asyncio.to_thread(self._score_table, name, scorer, body)
+            rows, answer = await asyncio.to_thread(self._score_table, name, scorer, body)
         finally:
             self._tables -= 1
+        self.metrics.scored(name, role, scorer, rows)
+        return answer
 
-    def _score_table(self, name: str, scorer: Scorer, body: bytes) -> _Answer:
+    def _score_table(self, name: str, scorer: Scorer, body: bytes) -> tuple[int, _Answer]:
         try:
             with pa.ipc.open_stream(pa.py_buffer(body)) as stream:
                 table = stream.read_all()
@@ -213,19 +227,18 @@ class App:
             raise Refused(400, f"the body is no Arrow stream: {text}") from error
         scores = pa.table({"score": scorer.score_table(table)})
         scores = scores.replace_schema_metadata({"model": name, "version": scorer.version})
-        self.metrics.scored(name, table.num_rows)
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, scores.schema) as writer:
             writer.write_table(scores)
-        return _Answer(sink.getvalue().to_pybytes(), ARROW)
+        return table.num_rows, _Answer(sink.getvalue().to_pybytes(), ARROW)
 
     async def _infer(self, request: _Request) -> _Answer:
-        name, batcher = self._of_path(request.path)
+        name, served, batcher = self._of_path(request.path)
         asked = read_infer(await self._body(request))
         rows = tensor_rows(asked)
         self._check_rows(rows)
         scored = await batcher.score(rows)
-        self.metrics.scored(name, len(rows))
+        self.metrics.scored(name, served.role(batcher), scored.scorer, len(rows))
         return _json(infer_response(asked, name, scored.scorer.version, scored.scores))
 
     async def _body(self, request: _Request) -> bytes:
@@ -243,17 +256,17 @@ class App:
 
     # ---- what there is
 
-    def _find(self, name: str, version: str | None) -> tuple[str, Batcher]:
-        batcher = self.models.get(name)
-        if batcher is None:
+    def _find(self, name: str, version: str | None) -> tuple[str, Served, Batcher]:
+        served = self.models.get(name)
+        if served is None:
             raise Refused(404, f"there is no model {name[:100]!r}; models: {', '.join(self.models)}")
-        if version is not None and version != batcher.scorer.version:
-            raise Refused(
-                404, f"model {name}: there is no version {version[:20]!r}; versions: {batcher.scorer.version}"
-            )
-        return name, batcher
+        batcher = served.pick(version)
+        if batcher is None:
+            there = ", ".join(served.versions())
+            raise Refused(404, f"model {name}: there is no version {str(version)[:20]!r}; versions: {there}")
+        return name, served, batcher
 
-    def _of_path(self, path: str) -> tuple[str, Batcher]:
+    def _of_path(self, path: str) -> tuple[str, Served, Batcher]:
         found = _MODEL.fullmatch(path)
         assert found is not None
         return self._find(found[1], found[2])
@@ -267,18 +280,24 @@ class App:
 
     async def _list(self, request: _Request) -> _Answer:
         return _json(
-            {"models": [{"name": name, "version": each.scorer.version} for name, each in self.models.items()]}
+            {
+                "models": [
+                    {"name": name, "version": version}
+                    for name, each in self.models.items()
+                    for version in each.versions()
+                ]
+            }
         )
 
     async def _model(self, request: _Request) -> _Answer:
-        name, batcher = self._of_path(request.path)
+        name, served, batcher = self._of_path(request.path)
         plan = batcher.scorer.model.plan
         assert plan is not None
-        about = model_metadata(name, [batcher.scorer.version], plan)
+        about = model_metadata(name, served.versions(), plan)
         return _json({**about, "parameters": _lineage(batcher.scorer)})
 
     async def _model_ready(self, request: _Request) -> _Answer:
-        name, _ = self._of_path(request.path)
+        name, _, _ = self._of_path(request.path)
         return _json({"name": name, "ready": True})
 
     async def _metrics(self, request: _Request) -> _Answer:
@@ -294,7 +313,7 @@ class App:
         )
 
     def _described(self) -> dict[str, Any]:
-        plans = {name: each.scorer.model.plan for name, each in self.models.items()}
+        plans = {name: each.stable.scorer.model.plan for name, each in self.models.items()}
         return describe(plans, self._limits.rows, with_token=self._token is not None)
 
     @staticmethod
@@ -340,9 +359,12 @@ def _whole(text: str, what: str) -> int:
 
 
 def _lineage(scorer: Scorer) -> dict[str, Any]:
-    """Which data the version has learnt, and how good it was."""
+    """Which data the version has learnt, how good it was, and how old the newest of its events is by now."""
     keys = ("version", "created", "code_version", "metrics", "lineage")
-    return {key: scorer.manifest[key] for key in keys if key in scorer.manifest}
+    found = {key: scorer.manifest[key] for key in keys if key in scorer.manifest}
+    if scorer.newest_event_s is not None:
+        found["newest_event_age_s"] = round(time.time() - scorer.newest_event_s, 3)
+    return found
 
 
 def _json(value: Any) -> _Answer:

@@ -1,7 +1,8 @@
 """A server that follows a folder: each version that a trainer publishes there answers, once loaded and sound.
 
-What is being loaded is apart from what answers, and takes its place between two requests. A version that cannot be
-read, or that predicts no number, is refused with the reason, and the one before goes on answering.
+What is being loaded is apart from what answers, and takes its place between two requests. A version that is torn,
+or does badly on recent rows, is refused with the reason, and the one before goes on answering; it is looked at
+again now and then until it is whole, or there is a newer one.
 """
 
 from __future__ import annotations
@@ -11,57 +12,87 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import numpy as np
+import pyarrow as pa
 
 from penstock.errors import ModelError, PenstockError
-from penstock.models import read_manifest
-from penstock.serve.load import load_scorer
+from penstock.models.files import read_checked
+from penstock.models.manifest import parse_manifest
+from penstock.serve.gate import Gate
+from penstock.serve.load import Loader
 from penstock.serve.scorer import Scorer
+from penstock.serve.versions import Versions
 
-__all__ = ["Follower", "wait_for_model"]
+__all__ = ["Follower"]
 
-POLL_S = 0.25
-"""Between two looks at a folder."""
+_AGAIN_S, _AGAIN_MOST_S = 1.0, 30.0
+"""Until a version that was refused is looked at again: at first, and after many times."""
 _log = logging.getLogger(__name__)
 
 
-def wait_for_model(folder: str | Path, say: Callable[[str], None]) -> Scorer:
-    """The model in a folder, once there is one.
-
-    Raises:
-        ModelError: something is there that is no model, or a damaged one.
-    """
-    waited = False
-    while not (Path(folder) / "manifest.json").exists():
-        if not waited:
-            say(f"waiting for a model in {folder}")
-        waited = True
-        time.sleep(POLL_S)
-    return load_scorer(folder)
-
-
 class Follower:
-    """The thread that looks at one folder; it ends with the process, or by ``stop``."""
+    """One model of a server, and the thread that looks for its next version."""
 
-    def __init__(self, name: str, folder: str | Path, scorer: Scorer) -> None:
-        """``scorer`` is what answers now, loaded from the folder."""
-        self.name, self.folder = name, Path(folder)
-        self.scorer = scorer
+    def __init__(
+        self,
+        name: str,
+        versions: Versions,
+        loader: Loader,
+        *,
+        version: int | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        """``version`` is the one to serve, whatever is published; None for the pinned, else the newest."""
+        self.name, self.versions, self.version = name, versions, version
         self.refused = 0
         """Versions that were not switched to."""
-        self._refused: tuple[str, str] | None = None
+        self.scorer: Scorer | None = None
+        """What answers."""
+        self._loader, self._gate = loader, gate or Gate()
+        self._refused: tuple[dict[str, Any] | None, str] | None = None
+        self._again_s, self._wait_s = 0.0, _AGAIN_S
         self._loop: asyncio.AbstractEventLoop | None = None
         self._switch: Callable[[Scorer], None] | None = None
+        self._on_refused: Callable[[], object] = lambda: None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"penstock-follow-{name}", daemon=True)
 
-    def start(self, loop: asyncio.AbstractEventLoop, switch: Callable[[Scorer], None]) -> None:
-        """Call ``switch`` in the loop's thread with each new version."""
-        self._switch = switch
-        self._loop = loop
+    def first(self, *, wait: bool, say: Callable[[str], None]) -> Scorer:
+        """The version to begin with; with ``wait``, once there is one.
+
+        Raises:
+            ModelError: there is none, or it is damaged.
+            StorageError: the store cannot be reached.
+        """
+        waited = False
+        while wait and not self.versions.there():
+            if not waited:
+                say(f"waiting for a model in {self.versions.place}")
+            waited = True
+            time.sleep(self.versions.poll_s)
+        self.versions.changed()
+        while True:
+            manifest = self.versions.wanted(self.version)
+            try:
+                self.versions.fetch(manifest)
+                self.scorer = self._loader.load(manifest)
+                break
+            except ModelError:
+                if self.versions.wanted(self.version) == manifest:  # else it was replaced meanwhile
+                    raise
+        self._clean()
+        return self.scorer
+
+    def start(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        switch: Callable[[Scorer], None],
+        refused: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Call ``switch`` in the loop's thread with each new version, ``refused`` for each that is not."""
+        self._loop, self._switch, self._on_refused = loop, switch, refused
         self._thread.start()
 
     def stop(self) -> None:
@@ -69,45 +100,63 @@ class Follower:
         self._stop.set()
 
     def look(self) -> Scorer | None:
-        """A version that is newer than the one that answers, if there is one that can be switched to."""
-        try:
-            manifest = read_manifest(self.folder)
-            if manifest == self.scorer.manifest:
-                return None
-            scorer = load_scorer(self.folder)
-            _check_sound(scorer)
-        except PenstockError as error:
-            self._refuse(str(error))
+        """The version to serve, if it is another than the one that answers and can be switched to."""
+        answering = self.scorer
+        damaged = answering is not None and answering.damaged
+        due = self._refused is not None and time.monotonic() >= self._again_s
+        if not (self.versions.changed() or damaged or due):
             return None
-        self._refused, self.scorer = None, scorer
+        manifest = None
+        try:
+            manifest = self.versions.wanted(self.version)
+            if answering is not None and manifest == answering.manifest and not damaged:
+                self._refused = None
+                return None
+            if self._refused is not None and manifest == self._refused[0] and not due:
+                return None
+            self.versions.fetch(manifest)
+            scorer = self._loader.load(manifest, answering)
+            self._gate.check(scorer, answering, self._recent(manifest))
+        except PenstockError as error:
+            self._refuse(manifest, str(error))
+            return None
+        self._refused, self._wait_s, self.scorer = None, _AGAIN_S, scorer
+        self._clean()
         return scorer
 
-    def _refuse(self, reason: str) -> None:
-        version = self.scorer.version
-        if (version, reason) != self._refused:  # once, not at every look
-            self._refused = version, reason
+    def _refuse(self, manifest: dict[str, Any] | None, reason: str) -> None:
+        if (manifest, reason) != self._refused:  # once, not at every look
+            self._refused, self._wait_s = (manifest, reason), _AGAIN_S
             self.refused += 1
+            self._on_refused()
+            version = self.scorer.version if self.scorer is not None else "none"
             _log.error("model %s: version %s goes on answering: %s", self.name, version, reason)
+        else:
+            self._wait_s = min(2 * self._wait_s, _AGAIN_MOST_S)
+        self._again_s = time.monotonic() + self._wait_s
+        self.versions.distrust()
+
+    def _recent(self, manifest: Mapping[str, Any]) -> pa.Table | None:
+        entry = parse_manifest(self.versions.root, manifest).recent
+        if entry is None:
+            return None
+        try:
+            return pa.Table.from_batches(list(read_checked(self.versions.root, entry, None)))
+        except (FileNotFoundError, pa.ArrowException) as error:
+            raise ModelError(f"{self.versions.root / entry.path}: cannot be read: {error}") from error
+
+    def _clean(self) -> None:
+        if self.scorer is not None:
+            self._loader.forget_but({self.name: self.scorer})
+            self.versions.forget_but([self.scorer.manifest])
 
     def _run(self) -> None:
-        while not self._stop.wait(POLL_S):
+        while not self._stop.wait(self.versions.poll_s):
             try:
                 scorer = self.look()
             except Exception:  # a defect of ours: it is told, and what answers goes on
-                _log.exception("model %s: %s could not be looked at", self.name, self.folder)
+                _log.exception("model %s: %s could not be looked at", self.name, self.versions.place)
                 continue
             if scorer is not None and self._loop is not None and self._switch is not None:
                 with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
                     self._loop.call_soon_threadsafe(self._switch, scorer)
-
-
-def _check_sound(scorer: Scorer) -> None:
-    """No weight is NaN or infinite.
-
-    Raises:
-        ModelError: one is.
-    """
-    for name, table in scorer.model.tables().items():
-        norms = table.norms()
-        if not np.isfinite([norms.l1, norms.l2_squared]).all():
-            raise ModelError(f"version {scorer.version}: table {name} has weights that are not finite")

@@ -7,19 +7,21 @@ from collections.abc import Callable, Mapping
 
 from penstock.errors import ConfigError
 from penstock.serve.scorer import Scorer
+from penstock.serve.served import Served
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1, 2, 4, 8)
+_AGES_S = (0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 900, 3600, 6 * 3600, 24 * 3600)
 
 
 class Metrics:
     """Of one server."""
 
-    def __init__(self, models: Callable[[], Mapping[str, Scorer]]) -> None:
-        """``models`` gives what is served when somebody looks.
+    def __init__(self, models: Mapping[str, Served]) -> None:
+        """``models`` are looked at when somebody looks.
 
         Raises:
             ConfigError: the extra is not installed.
@@ -29,37 +31,47 @@ class Metrics:
         except ImportError as error:
             raise ConfigError("a server needs the extra `serve`: pip install 'penstock[serve]'") from error
         self._models, self._write = models, prometheus.generate_latest
-        self.registry = prometheus.CollectorRegistry()
-        self._requests = prometheus.Counter(
-            "penstock_requests", "Requests answered.", ["route", "status"], registry=self.registry
-        )
-        self._seconds = prometheus.Histogram(
+        self.registry = registry = prometheus.CollectorRegistry()
+        model, role = ["model"], ["model", "role"]
+        counter, gauge, histogram = prometheus.Counter, prometheus.Gauge, prometheus.Histogram
+        self._requests = counter("penstock_requests", "Requests answered.", ["route", "status"], registry=registry)
+        self._seconds = histogram(
             "penstock_request_seconds",
             "From a request's head to its answer.",
             ["route"],
             buckets=_SECONDS,
-            registry=self.registry,
+            registry=registry,
         )
-        self._rows = prometheus.Counter("penstock_rows", "Rows scored.", ["model"], registry=self.registry)
-        self._switches = prometheus.Counter(
-            "penstock_model_switches",
-            "Versions that took the place of another.",
-            ["model"],
-            registry=self.registry,
+        self._rows = counter("penstock_rows", "Rows scored.", role, registry=registry)
+        self._fresh = histogram(
+            "penstock_freshness_seconds",
+            "Age, at each answer, of the newest event that the version had learnt.",
+            model,
+            buckets=_AGES_S,
+            registry=registry,
         )
-        self._info = prometheus.Gauge(
+        self._switches = counter(
+            "penstock_model_switches", "Versions that took the place of another.", model, registry=registry
+        )
+        self._refused = counter(
+            "penstock_versions_refused", "Versions that were not switched to.", model, registry=registry
+        )
+        self._info = gauge(
             "penstock_model_info",
-            "1 for the version that answers.",
-            ["model", "version", "kind"],
-            registry=self.registry,
+            "1 for a version that answers.",
+            ["model", "role", "version", "kind"],
+            registry=registry,
         )
-        self._age = prometheus.Gauge(
-            "penstock_model_age_seconds", "Since the version was written.", ["model"], registry=self.registry
+        self._age = gauge("penstock_model_age_seconds", "Since the version was written.", role, registry=registry)
+        self._newest = gauge(
+            "penstock_newest_event_age_seconds",
+            "Age of the newest event that the version has learnt.",
+            role,
+            registry=registry,
         )
-        self._size = prometheus.Gauge(
-            "penstock_model_rows", "Rows of its tables.", ["model"], registry=self.registry
-        )
+        self._size = gauge("penstock_model_rows", "Rows of its tables.", role, registry=registry)
         self._by_route: dict[tuple[str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
+        self._by_model: dict[tuple[str, str], tuple[Callable[[float], None], Callable[[float], None]]] = {}
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """A request was."""
@@ -70,20 +82,35 @@ class Metrics:
         found[0]()
         found[1](seconds)
 
-    def scored(self, model: str, rows: int) -> None:
-        """Rows were."""
-        self._rows.labels(model).inc(rows)
+    def scored(self, model: str, role: str, scorer: Scorer, rows: int) -> None:
+        """Rows of a request were."""
+        found = self._by_model.get((model, role))
+        if found is None:
+            counted, fresh = self._rows.labels(model, role), self._fresh.labels(model)
+            found = self._by_model[model, role] = (counted.inc, fresh.observe)
+        found[0](rows)
+        if scorer.newest_event_s is not None:
+            found[1](time.time() - scorer.newest_event_s)
 
     def switched(self, model: str) -> None:
         """Another version answers."""
         self._switches.labels(model).inc()
 
+    def refused(self, model: str) -> None:
+        """A version was not switched to."""
+        self._refused.labels(model).inc()
+
     def text(self) -> bytes:
         """Everything, for ``/metrics``."""
         self._info.clear()
-        for name, scorer in self._models().items():
-            self._info.labels(name, scorer.version, scorer.model.kind).set(1)
-            self._age.labels(name).set(max(0.0, time.time() - scorer.created_s))
-            self._size.labels(name).set(scorer.model.rows)
+        now_s = time.time()
+        for name, served in self._models.items():
+            for batcher in served.batchers():
+                scorer, role = batcher.scorer, served.role(batcher)
+                self._info.labels(name, role, scorer.version, scorer.model.kind).set(1)
+                self._age.labels(name, role).set(max(0.0, now_s - scorer.created_s))
+                self._size.labels(name, role).set(scorer.rows)
+                if scorer.newest_event_s is not None:
+                    self._newest.labels(name, role).set(now_s - scorer.newest_event_s)
         written: bytes = self._write(self.registry)
         return written

@@ -6,17 +6,19 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from penstock.batch import Floats
-from penstock.errors import ConfigError, DataError, RowError
+from penstock.batch import Floats, Keys, SparseBatch
+from penstock.errors import ConfigError, DataError, ModelError, RowError, StorageError
 from penstock.features import Encoder, ValueEncoder
 from penstock.features.memory import Memory
 from penstock.models import Linear, Model
 from penstock.serve.rows import BadRow, RowReader, read_values
+from penstock.serve.weights import ServedTable
 
 __all__ = ["Contribution", "Scorer"]
 
@@ -37,8 +39,12 @@ class Scorer:
     """One version of a model. ``score`` and ``explain`` are for one thread, ``score_table`` for any."""
 
     model: Model
-    manifest: Mapping[str, Any]
+    """Its plan and settings; its own tables are empty."""
+    tables: Mapping[str, ServedTable]
+    manifest: dict[str, Any]
     reader: RowReader = field(init=False)
+    damaged: bool = field(default=False, init=False)
+    """Its mapped file was found damaged: it must be loaded anew."""
 
     def __post_init__(self) -> None:
         plan = self.model.plan
@@ -49,10 +55,25 @@ class Scorer:
         self._values = ValueEncoder(plan) if ValueEncoder.can(plan) else None
         self._table_encoder, self._table_memory, self._table_lock = Encoder(plan), Memory(), threading.Lock()
 
-    @property
+    @cached_property
     def version(self) -> str:
         """The version in the model's manifest."""
         return str(self.manifest.get("version", 0))
+
+    @property
+    def rows(self) -> int:
+        """Rows of all tables."""
+        return sum(int(table["rows"]) for table in self.manifest["tables"].values())
+
+    @cached_property
+    def newest_event_s(self) -> float | None:
+        """Event time of the newest event that it has learnt, in seconds since 1970; None where it is not known."""
+        lineage = self.manifest.get("lineage")
+        newest = lineage.get("newest_event") if isinstance(lineage, dict) else None
+        try:
+            return datetime.fromisoformat(newest).timestamp() if isinstance(newest, str) else None
+        except ValueError:
+            return None
 
     @property
     def created_s(self) -> float:
@@ -73,10 +94,10 @@ class Scorer:
             found = read_values(self._values, rows)
             batch = self._values.encode(*found, self._memory) if found is not None else None
             if batch is not None:
-                return self.model.predict_batch(batch)
+                return self._predict(batch)
         records = self.reader.read(rows)
         try:
-            return self.model.predict_batch(self._encoder.encode(records, labelled=False, memory=self._memory))
+            return self._predict(self._encoder.encode(records, labelled=False, memory=self._memory))
         except RowError as error:
             raise BadRow(error.row, error.message) from error
 
@@ -95,9 +116,22 @@ class Scorer:
                     encoded = self._table_encoder.encode(batch, labelled=False, memory=self._table_memory)
                 except RowError as error:
                     raise DataError(f"row {begin + error.row}: {error.message}") from error
-                out[begin : begin + len(batch)] = self.model.predict_batch(encoded)
+                out[begin : begin + len(batch)] = self._predict(encoded)
             begin += len(batch)
         return out
+
+    def _predict(self, batch: SparseBatch) -> Floats:
+        weights = {name: self._pull(name, keys) for name, keys in self.model.keys(batch).items()}
+        return self.model.predict_pulled(weights, batch)
+
+    def _pull(self, table: str, keys: Keys) -> Floats:
+        try:
+            return self.tables[table].pull(keys)
+        except ModelError as error:
+            # Not the fault of who asks. Without the file, the next load makes a new one.
+            self.damaged = True
+            self.tables[table].remove_file()
+            raise StorageError(str(error)) from error
 
     def explain(self, rows: Sequence[Mapping[str, Any]], most: int) -> list[list[Contribution]]:
         """For each row the features that add most to its log-odds, either way; none that adds nothing.
@@ -114,7 +148,7 @@ class Scorer:
             batch = self._encoder.encode(records, labelled=False)
         except RowError as error:
             raise BadRow(error.row, error.message) from error
-        added = self.model.table.pull(batch.keys)[:, 0]
+        added = self._pull("weights", batch.keys)[:, 0]
         if batch.values is not None:
             added = added * batch.values
         found = []

@@ -22,7 +22,7 @@ from penstock.data.ahead import ahead
 from penstock.data.dictionaries import repeating_columns
 from penstock.errors import ConfigError, StorageError
 from penstock.log.times import format_time
-from penstock.models.manifest import EXAMPLES
+from penstock.models.commit import EXAMPLES
 from penstock.stream.evaluator import EXTRA
 from penstock.stream.replay import Examples, Replay
 from penstock.version import __version__

@@ -24,7 +24,7 @@ from penstock.errors import ConfigError, DataError, FolderBusy, StorageError
 from penstock.kill import kill_point
 from penstock.log import Log
 from penstock.log.ledger import Ledger
-from penstock.models.manifest import write_atomically
+from penstock.storage import write_atomically
 from penstock.stream.evaluator import EXTRA
 from penstock.stream.feed import take_step
 from penstock.stream.replay import Replay

@@ -159,6 +159,12 @@ class Table:
         keys = self.take_changed()
         return keys, self.read(keys)[0]
 
+    def contains(self, keys: Keys) -> NDArray[np.bool_]:
+        """Whether each of ``keys`` u64[n] has a row."""
+        found = np.empty(len(keys), np.bool_)
+        reduce.contains(self.rows, keys, found)
+        return found
+
     def touch(self, keys: Keys) -> None:
         """Count the rows of ``keys`` as changed."""
         kernels.mark_changed(self.rows, keys)
@@ -241,9 +247,7 @@ class Table:
         """Keys that ``prune`` removed since the last call and that have no row now, rising."""
         keys, _ = unique_keys(np.concatenate([np.empty(0, np.uint64), *self._removed]))
         self._removed.clear()
-        back = np.empty(len(keys), np.bool_)
-        reduce.contains(self.rows, keys, back)
-        return keys[~back]
+        return keys[~self.contains(keys)]
 
     def decay(self, factor: float) -> None:
         """Scale all weights by ``factor``, as the optimizer's ``scale`` does it; every row counts as changed.

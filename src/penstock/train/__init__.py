@@ -2,7 +2,8 @@
 
 from penstock.train.holdout import Holdout
 from penstock.train.online import Online, fit
+from penstock.train.publishing import Publish
 from penstock.train.scoring import evaluate, predict_to_file
 from penstock.train.session import Run
 
-__all__ = ["Holdout", "Online", "Run", "evaluate", "fit", "predict_to_file"]
+__all__ = ["Holdout", "Online", "Publish", "Run", "evaluate", "fit", "predict_to_file"]

@@ -16,7 +16,7 @@ import msgspec
 
 from penstock.errors import PenstockError
 from penstock.metrics import BinaryMetrics
-from penstock.models.manifest import write_atomically
+from penstock.storage import write_atomically
 from penstock.train.progress import Report
 
 __all__ = ["ClusterHistory", "cluster_line", "thinned_lines"]

@@ -1,6 +1,7 @@
 """The folder of a run: one writer at a time, a checkpoint while it is unfinished, the model when it is done.
 
-model/manifest.json, v000001/   the model, once the run has ended
+model/manifest.json, v000001/   the model, once the run has ended; or as it was last published
+model/versions/                 manifests of versions that were published before
 model/checkpoint/               the same format, and where the run stood; gone when the run has ended
 model/progress.jsonl            what it reported
 model/cluster.jsonl             how the cluster stood, of a run of the parameter server
@@ -19,10 +20,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pyarrow as pa
+
 from penstock.errors import ConfigError, FolderBusy, ModelError, StorageError
 from penstock.kill import kill_point
-from penstock.models import Model, load_model, read_manifest, save_model
-from penstock.models.manifest import check_not_foreign
+from penstock.models import Model, Publisher, load_model, read_manifest, save_model
+from penstock.models.commit import check_not_foreign
+from penstock.train.publishing import Publish
+from penstock.train.uploads import Uploads
 
 __all__ = ["RunFolder"]
 
@@ -30,8 +35,8 @@ __all__ = ["RunFolder"]
 class RunFolder:
     """Locks the folder while entered; the lock goes with the process, however that ends."""
 
-    def __init__(self, path: str | Path) -> None:
-        """Name the folder; nothing is touched yet.
+    def __init__(self, path: str | Path, publish: Publish = Publish()) -> None:  # noqa: B008 - frozen
+        """Name the folder, and which versions it keeps; nothing is touched yet.
 
         Raises:
             ConfigError: the path is a URL, or an existing file.
@@ -42,6 +47,9 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"{path}: is a file; the output must be a folder, new or of an earlier run")
         self._lock: int | None = None
+        self._publish = publish
+        self._publisher: Publisher | None = None
+        self._uploads: Uploads | None = None
 
     @property
     def progress(self) -> Path:
@@ -131,13 +139,13 @@ class RunFolder:
         return load_model(self.checkpoint)
 
     @staticmethod
-    def take_over(path: str | Path, *, patience_s: float = 60.0) -> RunFolder:
+    def take_over(path: str | Path, publish: Publish = Publish(), *, patience_s: float = 60.0) -> RunFolder:  # noqa: B008
         """The folder, entered; a run that holds it is asked to stop (SIGTERM), and waited for.
 
         Raises:
             FolderBusy: it did not stop in time, or is not one of this machine's processes.
         """
-        folder = RunFolder(path)
+        folder = RunFolder(path, publish)
         deadline_s = time.monotonic() + patience_s
         asked = False
         while True:
@@ -153,14 +161,34 @@ class RunFolder:
                     os.kill(int(holder), signal.SIGTERM)
             time.sleep(0.05)
 
-    def publish(self, model: Model) -> None:
-        """Write the model as it is now, for whoever serves it; the run goes on."""
-        save_model(model, self.path)
+    def publish(self, model: Model, recent: pa.Table | None = None) -> dict[str, Any]:
+        """Write the model as it is now, for whoever serves it; the run goes on. See ``Publisher.publish``."""
+        if self._publisher is None:
+            self._publisher = Publisher(self.path, self._publish.keep)
+        manifest = self._publisher.publish(model, recent)
+        self._upload(manifest)
+        return manifest
+
+    def copy(self, manifest: dict[str, Any]) -> None:
+        """Have the run's last version where versions are copied to, if they are.
+
+        Raises:
+            StorageError: it could not be copied; it is in the folder.
+        """
+        self._upload(manifest)
+        if self._uploads is not None:
+            self._uploads.close()
+
+    def _upload(self, manifest: dict[str, Any]) -> None:
+        if self._publish.to is not None:
+            self._uploads = self._uploads or Uploads(self.path, self._publish.to)
+            self._uploads.put(manifest)
 
     def finish(self, model: Model) -> None:
         """Write the model, then forget the checkpoint."""
-        save_model(model, self.path)
+        manifest = save_model(model, self.path)
         kill_point(f"{self.path}: model written, checkpoint not forgotten")
+        self.copy(manifest)
         self.forget_checkpoint()
 
     def forget_checkpoint(self) -> None:

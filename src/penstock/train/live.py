@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from penstock.errors import ConfigError, DataError
 from penstock.features import Encoder
@@ -30,6 +31,7 @@ from penstock.train.folder import RunFolder
 from penstock.train.learners import Learner
 from penstock.train.online import Online, OnlineSession
 from penstock.train.progress import Progress, Reporter
+from penstock.train.publishing import Publish
 from penstock.train.session import Run, State, run_session
 
 __all__ = ["fit_live"]
@@ -44,6 +46,8 @@ class _State(State):
     step: int = -1
     watermark: str | None = None
     sealed_to: str | None = None
+    newest_us: int | None = None
+    """Event time of the newest example that was learnt."""
     ends: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -55,7 +59,7 @@ def fit_live(
     output: str | Path | None = None,
     resume: bool = False,
     checkpoint_every_s: float | None = 300.0,
-    publish_every_s: float | None = 60.0,
+    publish: Publish = Publish(every_s=60.0),  # noqa: B008 - frozen
     fork: bool = False,
     on_learnt: Callable[[Examples], None] | None = None,
     on_swap: Callable[[Path], None] | None = None,
@@ -69,10 +73,10 @@ def fit_live(
         strategy: ``Online()`` where None.
         output: folder for the model; with it, Ctrl-C leaves a checkpoint there.
         resume: go on from the checkpoint in ``output``.
-        publish_every_s: seconds between versions of the model in ``output``; None for only at the end.
+        publish: versions of the model in ``output``, for whoever serves it.
         fork: train apart, in the folder ``fork`` of ``output``, while the model there is served and perhaps
-        trained
-            by another run; once all that the log has is learnt, take its place. The other run is asked to stop.
+            trained by another run; once all that the log has is learnt, take its place. The other run is asked to
+            stop.
         on_learnt: is given each piece once it is learnt.
         on_swap: is given the folder whose model the fork has taken the place of.
 
@@ -86,7 +90,8 @@ def fit_live(
         raise ConfigError("fork needs an output folder, whose model it takes the place of")
     with contextlib.ExitStack() as stack:
         own = Path(output) / _FORK if fork and output is not None else output
-        folder = stack.enter_context(RunFolder(own)) if own is not None else None
+        kept = publish if not fork else Publish()
+        folder = stack.enter_context(RunFolder(own, kept)) if own is not None else None
         if resume and folder is not None:
             folder.read_checkpoint()
         session = _LiveSession(
@@ -100,9 +105,10 @@ def fit_live(
             job=job,
         )
         session.strategy = strategy if strategy is not None else Online()
-        session.publish_every_s = publish_every_s
+        session.publish = publish
         session.place_of = Path(output) if fork and output is not None else None
         session.stack, session.on_learnt = stack, on_learnt
+        session.recent_rows = _Recent()
         session.on_swap = on_swap or (lambda path: None)
         return run_session(session, resume=resume, progress=progress)
 
@@ -111,12 +117,12 @@ class _LiveSession(OnlineSession):
     state_type = _State  # type: ignore[assignment]
     state: _State  # type: ignore[assignment]
     source: PipelineSource
-    publish_every_s: float | None
     place_of: Path | None
     """The folder whose model the fork will replace; None where it has, or there is no fork."""
     stack: contextlib.ExitStack
     on_swap: Callable[[Path], None]
     on_learnt: Callable[[Examples], None] | None
+    recent_rows: _Recent
 
     def settings(self) -> dict[str, Any]:
         pipeline = self.source.pipeline
@@ -129,7 +135,6 @@ class _LiveSession(OnlineSession):
 
     def steps(self, progress: Progress) -> Iterator[None]:
         encoder, memory = Encoder(self.plan), Memory()
-        published_s = time.perf_counter()
         with (
             self.strategy.learner(self.model) as learner,
             self.source.feed(start=self.state.piece, follow=self.source.follow) as feed,
@@ -144,9 +149,6 @@ class _LiveSession(OnlineSession):
                     self._swap(progress)
                 progress.standing, progress.pipeline = _shown(feed.standing), _detailed(feed.standing)
                 self.tell(progress)
-                if self.publish_every_s and time.perf_counter() - published_s >= self.publish_every_s:
-                    self._publish(progress)
-                    published_s = time.perf_counter()
                 yield
             # A run that ends with what is sealed may have learnt it before the feed said where it stood.
             progress.standing, progress.pipeline = _shown(feed.standing), _detailed(feed.standing)
@@ -174,6 +176,7 @@ class _LiveSession(OnlineSession):
                 )
             self.observe(out, batch.labels, batch.weights)
             self.state.rows += len(batch)
+        self.recent_rows.add(rows)
 
     def _stand(self, examples: Examples) -> None:
         state, point = self.state, examples.point
@@ -181,13 +184,16 @@ class _LiveSession(OnlineSession):
         state.ends = dict(point.ends)
         state.watermark = _time(point.marks[self.source.pipeline.primary])
         state.sealed_to = _time(examples.sealed_to_us)
+        if examples.rows.num_rows:
+            newest_us = pc.max(examples.rows["_time"]).cast(pa.int64()).as_py()
+            state.newest_us = newest_us if state.newest_us is None else max(state.newest_us, newest_us)
         state.work += examples.piece.events
 
     def _swap(self, progress: Progress) -> None:
         """The fork has caught up: its model replaces the one that is served, and the run goes on in that
         folder."""
         assert self.place_of is not None and self.folder is not None
-        fork, taken = self.folder, RunFolder.take_over(self.place_of)
+        fork, taken = self.folder, RunFolder.take_over(self.place_of, self.publish)
         self.stack.push(taken)
         self.place_of = None
         self.move_to(taken)
@@ -196,15 +202,16 @@ class _LiveSession(OnlineSession):
         fork.forget_checkpoint()
         self.on_swap(taken.path)
 
-    def _publish(self, progress: Progress) -> None:
-        if self.folder is not None and self.state.rows and self.place_of is None:
-            self.model.metadata = self._metadata(None, progress.seconds)
-            self.folder.publish(self.model)
+    def may_publish(self) -> bool:
+        return self.place_of is None and super().may_publish()
+
+    def recent(self) -> pa.Table | None:
+        return self.recent_rows.table()
 
     def run(self, shown: Reporter | None) -> Run:
         found = super().run(shown)
         if self.place_of is not None:  # all was learnt before the feed had a moment of silence
-            with RunFolder.take_over(self.place_of) as folder:
+            with RunFolder.take_over(self.place_of, self.publish) as folder:
                 folder.finish(self.model)
         return found
 
@@ -213,7 +220,32 @@ class _LiveSession(OnlineSession):
         found["lineage"]["position"] = {
             name: getattr(self.state, name) for name in ("piece", "step", "watermark", "sealed_to", "ends")
         }
+        if self.state.newest_us is not None:
+            found["lineage"]["newest_event"] = format_time(self.state.newest_us)
         return found
+
+
+class _Recent:
+    """The last rows that were learnt, as they were when they were."""
+
+    _ROWS = 4096
+
+    def __init__(self) -> None:
+        self._parts: list[pa.Table] = []
+
+    def add(self, rows: pa.Table) -> None:
+        if rows.num_rows:
+            self._parts.append(rows.slice(max(0, rows.num_rows - self._ROWS)))
+            while sum(part.num_rows for part in self._parts[1:]) >= self._ROWS:
+                del self._parts[0]
+
+    def table(self) -> pa.Table | None:
+        """None where nothing has been learnt."""
+        if not self._parts:
+            return None
+        table = pa.concat_tables(self._parts).combine_chunks()
+        self._parts = [table.slice(max(0, table.num_rows - self._ROWS))]
+        return self._parts[0]
 
 
 def _time(us: int | None) -> str | None:

@@ -24,6 +24,7 @@ from penstock.train.folder import RunFolder
 from penstock.train.holdout import Holdout
 from penstock.train.learners import ByExample, Hogwild, Learner, MiniBatches
 from penstock.train.progress import Progress
+from penstock.train.publishing import Publish
 from penstock.train.session import Run, Session, State, as_holdout, check_finite, open_data, run_session
 from penstock.train.stream import Encoded, EncodedStream
 
@@ -88,6 +89,7 @@ def fit(
     output: str | Path | None = None,
     resume: bool = False,
     checkpoint_every_s: float | None = 300.0,
+    publish: Publish = Publish(),  # noqa: B008 - frozen
     progress: bool | None = None,
     readers: int | None = None,
     job: dict[str, Any] | None = None,
@@ -101,6 +103,7 @@ def fit(
         output: folder for the model; with it, Ctrl-C (or SIGTERM) leaves a checkpoint there.
         resume: go on from the checkpoint in ``output``; data and settings must be those of the run before.
         checkpoint_every_s: seconds between checkpoints while training; None for only when interrupted.
+        publish: versions of the model in ``output`` while it learns, for whoever serves it.
         progress: show it (None: only on a terminal).
         readers: threads that read and hash; as many as cores where None.
         job: kept in checkpoints, so that whoever resumes knows what to run.
@@ -113,7 +116,7 @@ def fit(
     holdout = as_holdout(holdout)
     source = open_data(data, passes=passes, holdout=holdout, resume=resume, output=output)
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(RunFolder(output)) if output is not None else None
+        folder = stack.enter_context(RunFolder(output, publish)) if output is not None else None
         trainer = OnlineSession(
             model,
             source,
@@ -124,7 +127,7 @@ def fit(
             checkpoint_every_s=checkpoint_every_s,
             job=job,
         )
-        trainer.strategy = strategy
+        trainer.strategy, trainer.publish = strategy, publish
         return run_session(trainer, resume=resume, progress=progress)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -17,15 +18,17 @@ from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
 from penstock.batch import Floats
 from penstock.data import Chunk, Source, open_source
 from penstock.errors import ConfigError, DataError, Interrupted, ModelError
 from penstock.metrics import BinaryMetrics, Scores
-from penstock.models import Model
+from penstock.models import Model, read_manifest
 from penstock.train.folder import RunFolder
 from penstock.train.holdout import Holdout
 from penstock.train.progress import JsonLines, Progress, Report, Reporter, reporter_for
+from penstock.train.publishing import Publish
 from penstock.train.scoring import evaluate_holdout
 from penstock.train.signals import StopSignals
 from penstock.train.stream import Keep, read_for
@@ -60,6 +63,8 @@ class State:
     rows: int = 0
     seconds: float = 0.0
     work: float = 0.0
+    run: str = field(default_factory=lambda: secrets.token_hex(8))
+    """A name for it, the same when it is resumed."""
 
 
 def open_data(
@@ -152,6 +157,10 @@ class Session(ABC):
         self.size = self.source.size * passes if self.source.size else None
         self.metrics = BinaryMetrics()
         self.history: list[Report] = []
+        self.publish = Publish()
+        self._not_before = 0
+        self._published: tuple[float, int] | None = None
+        """Where the run stood at its last version."""
         self._signals = StopSignals()
         self._lines: JsonLines | None = None
 
@@ -202,6 +211,10 @@ class Session(ABC):
         except msgspec.ValidationError as error:
             raise ModelError(f"{self.folder.checkpoint}/manifest.json: damaged: {error}") from error
         self.metrics = BinaryMetrics.from_state(saved["metrics"])
+        with contextlib.suppress(ModelError, KeyError, TypeError, ValueError):
+            lineage = read_manifest(self.folder.path)["lineage"]
+            if lineage["run"] == self.state.run:
+                self._not_before = int(lineage["rows"])
 
     def run(self, shown: Reporter | None) -> Run:
         """Learn every pass, evaluate the hold-out, and write the model."""
@@ -217,9 +230,12 @@ class Session(ABC):
                 stack.enter_context(self._signals)
             progress = Progress(reporters, self.metrics, size=self.size)
             progress.rows, progress.seconds_before = self.state.rows, self.state.seconds
-            last_checkpoint_s = time.perf_counter()
+            last_checkpoint_s = last_version_s = time.perf_counter()
             for _ in stack.enter_context(contextlib.closing(self.steps(progress))):  # type: ignore[type-var]
                 self.check_stop(progress)
+                if self.publish.every_s and time.perf_counter() - last_version_s >= self.publish.every_s:
+                    self._publish(progress)
+                    last_version_s = time.perf_counter()
                 if not self.checkpoint_every_s or self.how_to_resume is None:
                     continue
                 if time.perf_counter() - last_checkpoint_s >= self.checkpoint_every_s:
@@ -264,6 +280,24 @@ class Session(ABC):
         self.folder = folder
         if self._lines is not None:
             self._lines.path = folder.progress
+
+    def may_publish(self) -> bool:
+        """Whether what has been learnt is to be seen by others. A run that goes on from a checkpoint first learns
+        again what it had learnt, and published, since."""
+        return self.state.rows >= self._not_before
+
+    def recent(self) -> pa.Table | None:
+        """Labelled rows that were learnt last, if they are at hand."""
+        return None
+
+    def _publish(self, progress: Progress) -> None:
+        """Make what has been learnt a version, if it is more than at the last one."""
+        stands = self.state.work, self.state.rows
+        if self.folder is None or not self.state.rows or stands == self._published or not self.may_publish():
+            return
+        self.model.metadata = self._metadata(None, progress.seconds)
+        self.folder.publish(self.model, self.recent())
+        self._published = stands
 
     def _settings(self) -> dict[str, Any]:
         holdout = dataclasses.asdict(self.holdout) if self.holdout else None
@@ -323,6 +357,7 @@ class Session(ABC):
             },
             "lineage": {
                 "files": list(self.source.files),
+                "run": self.state.run,
                 "rows": self.state.rows,
                 "seconds": round(seconds, 3),
                 "settings": {k: v for k, v in self._settings().items() if k not in ("files", "size")},
