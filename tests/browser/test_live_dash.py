@@ -112,7 +112,7 @@ def test_a_busy_run_is_readable(browser: Any, saved: Path, width: int, scheme: s
     ]
     assert page.locator(".plot svg").count() == 11
     served = page.locator("#serving tbody tr").all_inner_texts()
-    assert served[0].split()[:8] == ["ctr", "41", "7.5", "s", "ago", "9.3", "s", "ago"]
+    assert served[0].split()[:9] == ["ctr", "–", "41", "7.5", "s", "ago", "9.3", "s", "ago"]
     assert "no answer" in served[1] and "Connection refused" in page.locator("#serving .failed").inner_text()
     # Markup in names stayed text.
     assert page.evaluate("typeof alerted") == "undefined" and page.locator("main img, main script").count() == 0

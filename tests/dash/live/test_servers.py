@@ -6,11 +6,16 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+import penstock as ps
 from penstock.dash.live.servers import Servers, models_of
 from penstock.errors import ConfigError
+from penstock.serve.app import App
+from penstock.serve.load import load_scorer
 
 OLD = """\
 # TYPE penstock_model_info gauge
@@ -42,6 +47,7 @@ def test_all_that_a_server_says() -> None:
     [model] = models_of(NEW)
     assert model == {
         "model": "ctr",
+        "role": None,
         "version": "41",
         "age_s": 7.5,
         "newest_event_age_s": 9.25,
@@ -50,6 +56,34 @@ def test_all_that_a_server_says() -> None:
         "rows": 120.0,
         "freshness_s": [pytest.approx(1 + 4 * 5 / 8), pytest.approx(5 + 5 * 1.5 / 2)],
     }
+
+
+def test_a_canary_is_told_from_the_model_beside_it() -> None:
+    lines = [
+        line.replace('model="ctr"', 'model="ctr",role="canary"')
+        for line in NEW.splitlines()
+        if "_bucket" not in line
+    ]
+    lines = [line.replace('"41"', '"42"').replace(" 9.25", " 1.25").replace(" 120.0", " 7.0") for line in lines]
+    stable = NEW.replace('model="ctr"', 'model="ctr",role="stable"').splitlines()
+    names = sorted({line.split("{")[0] for line in stable if not line.startswith("#")})
+    both = [line for name in names for line in [*stable, *lines] if line.startswith(f"{name}{{")]
+    found = {model["role"]: model for model in models_of("\n".join(both) + "\n")}
+    assert found["stable"]["version"] == "41" and found["canary"]["version"] == "42"
+    assert found["stable"]["newest_event_age_s"] == 9.25 and found["canary"]["newest_event_age_s"] == 1.25
+    assert found["stable"]["rows"] == 120.0 and found["canary"]["rows"] == 7.0
+
+
+def test_a_real_server_says_what_is_read_here(tmp_path: Path) -> None:
+    table = pa.table({"clicked": [0, 1, 0, 1] * 50, "site": ["a", "b", "a", "c"] * 50})
+    ps.fit(ps.Linear(ps.Features(label="clicked")), table, progress=False, output=tmp_path)
+    scorer = load_scorer(tmp_path)
+    app = App({"ctr": scorer})
+    app.metrics.scored("ctr", "stable", scorer, 7)
+    app.refused("ctr")
+    [model] = models_of(app.metrics.text().decode())
+    assert (model["model"], model["role"], model["version"]) == ("ctr", "stable", "1")
+    assert model["age_s"] >= 0 and model["rows"] == 7 and model["refused"] == 1
 
 
 def test_what_a_server_does_not_say_is_none() -> None:

@@ -217,12 +217,13 @@ function drawVersions() {
 
 const SERVING_COLUMNS = [
   { head: "model", cell: (one) => named(one.model ?? NONE) },
+  { head: "role", text: "short", cell: (one) => one.role },
   { head: "version", cell: (one) => one.error ? h("span", { class: "badge bad" }, "no answer") : h("span", null, one.version, one.behind ? h("span", { class: "badge warn" }, `${one.behind} behind`) : null) },
   { head: "written", cell: (one) => ago(one.age_s), explanation: "Age of the version that answers." },
   { head: "newest event", cell: (one) => ago(one.newest_event_age_s), explanation: "Age of the newest event that the version has learnt." },
-  { head: "event to answer, median", cell: (one) => one.freshness_s ? duration(one.freshness_s[0] ?? NaN) : null, explanation: "From an event's time to the first answer of a version that has learnt it." },
+  { head: "at answers, median", cell: (one) => one.freshness_s ? duration(one.freshness_s[0] ?? NaN) : null, explanation: "Age of the newest event that the version had learnt, at each of its answers." },
   { head: "95 %", cell: (one) => one.freshness_s ? duration(one.freshness_s[1] ?? NaN) : null },
-  { head: "refused", cell: (one) => one.refused === null || one.refused === undefined ? null : whole(one.refused), explanation: "Versions that were not sound." },
+  { head: "refused", cell: (one) => one.refused === null || one.refused === undefined ? null : whole(one.refused), explanation: "Versions that it did not switch to." },
   { head: "rows scored", cell: (one) => human(one.rows) },
   { head: "server", text: "short", cell: (one) => named(one.url) },
 ];

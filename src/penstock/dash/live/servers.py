@@ -100,9 +100,9 @@ class Servers:
                 found |= {name: before[name] for name in ("models", "asked_at") if name in before}
             self._found[url] = found
             for model in found["models"] if found["error"] is None else ():
-                name = f"{model['model']} at {url}"
-                before_ = {each["model"]: each["version"] for each in before.get("models", ())}
-                if before_.get(model["model"], model["version"]) != model["version"]:
+                name = f"{_called(model)} at {url}"
+                then = {_called(each): each["version"] for each in before.get("models", ())}
+                if then.get(_called(model), model["version"]) != model["version"]:
                     self._switched = [
                         *self._switched[-_SWITCHES:],
                         (began_s, f"{name} answers with version {model['version']}"),
@@ -129,6 +129,11 @@ class Servers:
         return text.decode(errors="replace")
 
 
+def _called(model: Mapping[str, Any]) -> str:
+    """A model may answer in several roles, a canary beside the one for all others."""
+    return str(model["model"]) + ("" if model["role"] in (None, "stable") else f" ({model['role']})")
+
+
 def models_of(text: str) -> list[dict[str, Any]]:
     """The models of a server, from what Prometheus would read.
 
@@ -144,15 +149,15 @@ def models_of(text: str) -> list[dict[str, Any]]:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             samples.setdefault(sample.name, []).append((sample.labels, sample.value))
-    ages = _by_model(samples, "penstock_model_age_seconds")
-    events = _by_model(samples, "penstock_newest_event_age_seconds")
-    refused = _by_model(samples, "penstock_versions_refused_total")
-    switches, rows = _by_model(samples, "penstock_model_switches_total"), _by_model(samples, "penstock_rows_total")
     found = []
     for labels, value in samples.get("penstock_model_info", []):
-        name = labels.get("model", "?")
         if value != 1:
             continue
+
+        def of(name: str, labels: dict[str, str] = labels) -> float | None:
+            return _value(samples.get(name, ()), labels)
+
+        name = labels.get("model", "?")
         buckets = [
             (float(each["le"]), count)
             for each, count in samples.get("penstock_freshness_seconds_bucket", [])
@@ -161,20 +166,26 @@ def models_of(text: str) -> list[dict[str, Any]]:
         found.append(
             {
                 "model": name,
+                "role": labels.get("role"),
                 "version": labels.get("version", "?"),
-                "age_s": ages.get(name),
-                "newest_event_age_s": events.get(name),
-                "refused": refused.get(name),
-                "switches": switches.get(name),
-                "rows": rows.get(name),
+                "age_s": of("penstock_model_age_seconds"),
+                "newest_event_age_s": of("penstock_newest_event_age_seconds"),
+                "refused": of("penstock_versions_refused_total"),
+                "switches": of("penstock_model_switches_total"),
+                "rows": of("penstock_rows_total"),
                 "freshness_s": [_quantile(buckets, 0.5), _quantile(buckets, 0.95)],
             }
         )
     return found
 
 
-def _by_model(samples: Mapping[str, Sequence[tuple[dict[str, str], float]]], name: str) -> dict[str, float]:
-    return {labels.get("model", "?"): value for labels, value in samples.get(name, []) if math.isfinite(value)}
+def _value(samples: Sequence[tuple[dict[str, str], float]], labels: Mapping[str, str]) -> float | None:
+    """Of the sample of this model, and of this role where the sample has one."""
+    for own, value in samples:
+        alike = all(own.get(name) in (None, labels.get(name)) for name in ("model", "role"))
+        if "model" in own and alike and math.isfinite(value):
+            return value
+    return None
 
 
 def _quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | None:
