@@ -134,6 +134,13 @@ def test_of_very_many_events_the_newest_stay(monkeypatch: pytest.MonkeyPatch) ->
     ]
 
 
+def test_what_json_cannot_hold_ends_no_run(tmp_path: Path) -> None:
+    history = ClusterHistory(tmp_path / "cluster.jsonl", BinaryMetrics())
+    history.add(status_of(events=("checkpoint failed: /data/\udcff",)), metrics_of(1))
+    history.add(status_of(rows=20, events=("checkpoint failed: /data/\udcff", "a joined")), metrics_of(1))
+    assert [line["rows"] for line in lines_of(tmp_path / "cluster.jsonl")] == [20]
+
+
 def test_a_run_goes_on_where_its_history_cannot_be_written(tmp_path: Path) -> None:
     ClusterHistory(tmp_path / "nowhere" / "cluster.jsonl", BinaryMetrics()).add(status_of(), metrics_of(1))
     assert not list(tmp_path.iterdir())

@@ -47,6 +47,11 @@ class ClusterHistory:
 
     def add(self, status: Mapping[str, Any], metrics: BinaryMetrics) -> None:
         """Write how the cluster stands now: ``Coordinator.status`` with ``owners`` and ``seconds_before``."""
+        # A name or a message that JSON cannot hold is no reason to end a run either.
+        with contextlib.suppress(OSError, PenstockError, ValueError):
+            self._append(status, metrics)
+
+    def _append(self, status: Mapping[str, Any], metrics: BinaryMetrics) -> None:
         line = cluster_line(status, metrics, self._then)
         self._then = metrics
         new = status["events_total"] - self._events
@@ -56,12 +61,11 @@ class ClusterHistory:
             del line["owners"]
         else:
             self._owners = line["owners"]
-        with contextlib.suppress(OSError, PenstockError):
-            with self._path.open("ab") as file:
-                file.write(msgspec.json.encode(line) + b"\n")
-            self._lines += 1
-            if self._lines > OLDER + 2 * RECENT:
-                self._thin_out()
+        with self._path.open("ab") as file:
+            file.write(msgspec.json.encode(line) + b"\n")
+        self._lines += 1
+        if self._lines > OLDER + 2 * RECENT:
+            self._thin_out()
 
     def _thin_out(self) -> None:
         lines = []

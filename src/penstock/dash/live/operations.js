@@ -230,12 +230,15 @@ const SERVING_COLUMNS = [
 const ago = (seconds) => Number.isFinite(seconds) ? `${duration(seconds)} ago` : null;
 
 function servingRows() {
-  const published = Math.max(-1, ...(store.sections.versions?.versions || []).map((one) => one.version));
+  // A moment later than it was written a version is no news: servers look for it, and are asked, now and then.
+  const published = (store.sections.versions?.versions || []).filter((one) => one.created_s === null || one.created_s + SETTLED_S < store.now);
+  const behind = (version) => published.filter((one) => one.version > Number(version)).length;
   return (store.sections.serving || []).flatMap((server) => (server.models?.length ? server.models : [{}]).map((model) => ({
-    ...model, url: server.url, error: server.error, behind: published >= 0 && Number(model.version) < published ? published - Number(model.version) : 0,
+    ...model, url: server.url, error: server.error, behind: behind(model.version),
   })));
 }
 
+const SETTLED_S = 8;
 let serving = null;
 function ageSpec() {
   const names = Object.keys(store.series).filter((name) => name.startsWith("age of ") && store.series[name].length);
