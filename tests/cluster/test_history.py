@@ -16,6 +16,7 @@ from penstock.dash.live.folder import FolderSeer
 from penstock.dash.live.servers import Servers
 from penstock.engine import coordinator
 from penstock.engine.observer import Observer
+from penstock.engine.spec import Slowness
 from penstock.errors import Interrupted
 from penstock.parameter_server import SSP
 
@@ -34,8 +35,9 @@ def seen(folder: Path) -> dict[str, Any]:
     return found
 
 
-def fit(engine: Threads, clicks: Path, folder: Path, *, resume: bool = False) -> ps.Run:
-    strategy = ps.ParameterServer(servers=2, workers=2, consistency=SSP(2), minibatch=256)
+def fit(engine: Threads, clicks: Path, folder: Path, *, resume: bool = False, step_s: float = 0.0) -> ps.Run:
+    slow = {"*": Slowness(step_s=step_s)}
+    strategy = ps.ParameterServer(servers=2, workers=2, consistency=SSP(2), minibatch=256, slow=slow)
     model = ps.Linear(ps.Features(label="clicked", ignore=["time"]), segments=64)
     return ps.fit(
         model, str(clicks), strategy=strategy, engine=engine, output=folder, resume=resume, progress=False
@@ -77,7 +79,8 @@ def test_a_resumed_run_goes_on_with_its_history(
                 observer.stop("a test")
 
     with pytest.raises(Interrupted):
-        fit(threads(hook=stop), clicks, tmp_path / "run")
+        # Slow enough to be stopped before its end.
+        fit(threads(hook=stop), clicks, tmp_path / "run", step_s=0.02)
     before = lines_of(tmp_path / "run")
     assert (
         before[-1]["cluster"]["phase"] == "stopped"
