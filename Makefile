@@ -40,7 +40,7 @@ format: $(READY)  ## lay out the code
 	$(BIN)/ruff check --fix .
 
 bench: $(READY)  ## all benchmarks, ours and the peers' (an hour)
-	for name in startup quality kernel online online-tsv ps-pull-push ps-train ps-straggler ps-skew log-append replay kappa prove serve-http serve-bulk; do $(BIN)/python -m benchmarks $$name || exit 1; done
+	for name in startup quality kernel online online-tsv ps-pull-push ps-train ps-straggler ps-skew log-append replay kappa prove serve-http serve-bulk score; do $(BIN)/python -m benchmarks $$name || exit 1; done
 
 clean:  ## remove what make made
 	rm -rf $(VENV) .demo bench-data

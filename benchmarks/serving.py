@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import penstock as ps
 from benchmarks.harness import ROOT, note
 
-__all__ = ["at_rate", "bodies_file", "model_folder", "serving", "table_of"]
+__all__ = ["at_rate", "bodies_file", "model_folder", "serving", "serving_process", "table_of"]
 
 _DATA = ROOT / "bench-data"
 
@@ -61,19 +61,29 @@ def bodies_file(count: int = 2000) -> Path:
 
 
 @contextlib.contextmanager
-def serving(*command: str) -> Iterator[int]:
-    """A server, until it has said where it listens: its port."""
-    running = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    try:
+def serving_process(*command: str, errors: Path | None = None) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A server, from when it has said where it listens: its process and its port. What it complains of goes to a
+    file, if one is given."""
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(errors.open("w")) if errors is not None else None
+        running = subprocess.Popen(
+            [sys.executable, *command], stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT
+        )
+        stack.callback(running.wait)
+        stack.callback(running.kill)
         assert running.stdout is not None
         for line in running.stdout:
             if line.startswith("listening at"):
-                yield int(line.rsplit(":", 1)[1])
+                yield running, int(line.rsplit(":", 1)[1])
                 return
         raise RuntimeError(f"the server ended with {running.wait()}")
-    finally:
-        running.kill()
-        running.wait()
+
+
+@contextlib.contextmanager
+def serving(*command: str) -> Iterator[int]:
+    """The same, its port."""
+    with serving_process(*command) as (_, port):
+        yield port
 
 
 def at_rate(port: int, bodies: Path, rate: int, seconds: float) -> dict[str, float]:

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ import pyarrow as pa
 
 import penstock as ps
 from benchmarks.harness import ROOT, Goal, Options, Result, machine, note, table
+from benchmarks.serving import serving_process
 from penstock.errors import ModelError
 from penstock.log import Log
 from penstock.log.times import SECOND_US, TIMESTAMP, now_us
@@ -87,7 +87,8 @@ def run(options: Options) -> Result:
         producer.start()
         trainer = stack.enter_context(_Trainer(place))
         note("waiting for the first version ...")
-        server, port = stack.enter_context(_server(place))
+        command = ("-m", "penstock.cli.main", "serve", "--follow", f"ctr={place / 'run'}", "--port", "0")
+        server, port = stack.enter_context(serving_process(*command, errors=place / "server.log"))
         oracle = _Oracle(place / "run", rows, found)
         threads = [threading.Thread(target=oracle.run, args=(stop,))]
         threads += [
@@ -214,32 +215,6 @@ class _Trainer:
             raise RuntimeError(f"the trainer ended by itself: {(self._place / 'trainer.log').read_text()[-500:]}")
         self._running.send_signal(signal.SIGKILL)
         self._running.wait()
-
-
-@contextlib.contextmanager
-def _server(place: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    command = [
-        sys.executable,
-        "-m",
-        "penstock.cli.main",
-        "serve",
-        "--follow",
-        f"ctr={place / 'run'}",
-        "--port",
-        "0",
-    ]
-    with (place / "server.log").open("w") as errors:
-        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT)
-    try:
-        assert running.stdout is not None
-        for line in running.stdout:
-            if line.startswith("listening at"):
-                yield running, int(line.rsplit(":", 1)[1])
-                return
-        raise RuntimeError(f"the server ended: {(place / 'server.log').read_text()[-500:]}")
-    finally:
-        running.kill()
-        running.wait()
 
 
 @dataclass

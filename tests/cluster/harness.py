@@ -69,9 +69,11 @@ def check_folder(folder: Path) -> None:
     for root in (folder, folder / "checkpoint"):
         if (root / "manifest.json").exists():
             manifest = json.loads((root / "manifest.json").read_text())
-            layers = [layer for table in manifest["tables"].values() for layer in table.get("layers", [table])]
+            kept = [json.loads(path.read_text()) for path in root.glob("versions/v*.json")]
+            tables = [table for each in (manifest, *kept) for table in each["tables"].values()]
+            layers = [layer for table in tables for layer in table.get("layers", [table])]
             used = {f["path"].split("/")[0] for layer in layers for f in layer["files"]}
-            there = {path.name for path in root.glob("v*")}
+            there = {path.name for path in root.glob("v[0-9]*")}
             assert there <= used | {f"v{manifest['version']:06d}"}, "a folder that no manifest names"
 
 

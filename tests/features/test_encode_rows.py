@@ -240,3 +240,20 @@ def test_every_batch_keeps_the_contract_and_rows_do_not_depend_on_their_neighbou
     assert (part.weights is None) == (features.weight is None)
     if part.weights is not None:
         assert part.weights.tolist() == same.weights.tolist()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 9])
+@pytest.mark.parametrize(
+    ("kind", "type_"),
+    [
+        ("map", pa.map_(pa.string(), pa.float64())),
+        ("list", pa.list_(pa.int64())),
+        ("list", pa.large_list(pa.string())),
+        ("categorical", pa.int64()),
+        ("raw", pa.float32()),
+    ],
+)
+def test_a_column_of_nulls_alone_has_nothing_but_what_is_missing(kind, type_, rows):
+    """Buffers below such arrays may have any size."""
+    batch = encode(plan_of(c=kind), c=pa.nulls(rows, type_))
+    assert len(batch) == rows and len(batch.keys) == (0 if kind in ("map", "list") else rows)

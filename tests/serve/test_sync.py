@@ -108,7 +108,15 @@ def test_each_delta_is_read_once_and_answered_by(trainer: Trainer, tmp_path: Pat
             assert found.tables["weights"].base is base
     assert trainer.check(predict(first)) == "1"  # what was answered by is as it was
     assert one.look() is None
-    assert base.mapped is None or [path.suffix for path in (tmp_path / "index").iterdir()] == [".index"]
+    if base.mapped is not None:
+        there = list(index.iterdir())
+        newest = one.scorer.tables["weights"].base.mapped
+        assert newest in there and {path.suffix for path in there} == {".index"}
+        for path in there:  # what nobody has needed for long goes
+            os.utime(path, (0, 0))
+        trainer.learn()
+        trainer.publish()
+        assert one.look() is not None and list(index.iterdir()) == [newest]
 
 
 @pytest.mark.parametrize("how", ["torn", "missing", "flipped"])
@@ -348,6 +356,9 @@ class TestStore:
             found = one.look()
             assert found is not None and trainer.check(predict(found)) == str(n)
         remote.pin_version(3, "to see")
+        listed = subprocess.run(command("serve", "versions", url), capture_output=True, text=True, check=True)
+        assert [line.split()[0] for line in listed.stdout.splitlines()] == ["version", "5", "4", "3", "2", "1"]
+        assert "pinned since" in listed.stdout.splitlines()[3]
         found = one.look()
         assert found is not None and trainer.check(predict(found)) == "3"
         with pytest.raises(ModelError, match="there is no version 42"):

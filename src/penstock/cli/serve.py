@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -158,17 +159,26 @@ def rollback(model: str, to: str, reason: str) -> None:
 @serve.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model")
 def versions(model: str) -> None:
-    """List the versions of MODEL (a folder) that are there to go back to."""
+    """List the versions of MODEL (a folder or URL) that are there to go back to."""
+    import tempfile
+
     from rich.console import Console
     from rich.table import Table
 
     from penstock.models.history import list_versions
+    from penstock.models.remote import RemoteFolder, is_url
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("version", "written", "features", "changed", "logloss", "newest event", ""):
         left = name in ("written", "newest event", "")
         table.add_column(name, justify="left" if left else "right", no_wrap=bool(name))
-    for each in list_versions(model):
+    if is_url(model):
+        with tempfile.TemporaryDirectory(prefix="penstock-versions-") as folder:
+            RemoteFolder(model).fetch_history(Path(folder))
+            found = list_versions(folder)
+    else:
+        found = list_versions(model)
+    for each in found:
         table.add_row(
             f"{each.version}",
             each.created.replace("+00:00", "Z"),

@@ -155,6 +155,8 @@ class _CoordinatorRole:
         finally:
             self._links.close()
             listener.close()
+            if self._uploads is not None:
+                self._uploads.stop()  # whoever started the run copies its last version
 
     def _record(self) -> None:
         """Write to the run's folder how the cluster stands."""
@@ -253,7 +255,7 @@ class _CoordinatorRole:
                 progress=None if commit.final else self._progress(commit),
             )
             commit_manifest(root, manifest)
-            if not commit.final:
+            if not commit.final and commit.metrics["rows"]:
                 self._publish(manifest)
         except PenstockError as failure:
             error = str(failure)

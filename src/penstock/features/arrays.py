@@ -94,4 +94,5 @@ def _data(array: pa.Array, dtype: Any) -> NDArray[Any]:
     buffer = array.buffers()[1]
     if buffer is None:
         return np.zeros(len(array), dtype)
-    return np.frombuffer(buffer, dtype)[array.offset : array.offset + len(array)]
+    # Arrow may pad a buffer to any size.
+    return np.frombuffer(buffer, dtype, array.offset + len(array))[array.offset :]

@@ -26,6 +26,7 @@ from penstock.storage import storage_errors, write_atomically
 __all__ = [
     "PIN",
     "VERSIONS",
+    "VERSION_NAME",
     "History",
     "KeepVersions",
     "Kept",
@@ -40,7 +41,8 @@ __all__ = [
 
 VERSIONS = "versions"
 PIN = "pin.json"
-_NAME = re.compile(r"v(\d{6,})\.json")
+VERSION_NAME = re.compile(r"v(\d{6,})\.json")
+"""Of a manifest that is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +225,7 @@ class History:
 
 def _listed(root: Path) -> list[int]:
     with contextlib.suppress(FileNotFoundError):
-        return [int(m[1]) for p in (root / VERSIONS).iterdir() if (m := _NAME.fullmatch(p.name))]
+        return [int(m[1]) for p in (root / VERSIONS).iterdir() if (m := VERSION_NAME.fullmatch(p.name))]
     return []
 
 

@@ -17,7 +17,7 @@ import fsspec
 import msgspec
 
 from penstock.errors import ConfigError, ModelError, PenstockError, StorageError
-from penstock.models.history import PIN, VERSIONS, Pin, new_pin, version_file
+from penstock.models.history import PIN, VERSION_NAME, VERSIONS, Pin, new_pin, version_file
 from penstock.models.manifest import all_files, read_manifest
 from penstock.storage import write_atomically
 
@@ -93,6 +93,27 @@ class RemoteFolder:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, data)
         return read_manifest(root, file)
+
+    def fetch_history(self, root: Path) -> None:
+        """Copy the manifests of all versions that are there, and the pin, to a local folder.
+
+        Raises:
+            ModelError, StorageError: as ``fetch_manifest``.
+        """
+        newest = self.fetch_manifest(root)
+        with self._errors(VERSIONS):
+            try:
+                listed = self._fs.ls(f"{self._root}/{VERSIONS}", detail=False)
+                names = [str(path).rpartition("/")[2] for path in listed]
+            except FileNotFoundError:
+                names = []
+        for name in names:
+            found = VERSION_NAME.fullmatch(name)
+            if found and int(found[1]) != newest["version"]:
+                self.fetch_manifest(root, int(found[1]))
+        data = self.read(PIN)
+        if data is not None:
+            write_atomically(root / PIN, data)
 
     def fetch_files(self, manifest: Mapping[str, Any], root: Path) -> None:
         """Copy what a version consists of and is not there yet; a file that is not whole is fetched anew.

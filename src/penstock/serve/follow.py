@@ -128,7 +128,8 @@ class Follower:
         if (manifest, reason) != self._refused:  # once, not at every look
             self._refused, self._wait_s = (manifest, reason), _AGAIN_S
             self.refused += 1
-            self._on_refused()
+            with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
+                self._on_refused()
             version = self.scorer.version if self.scorer is not None else "none"
             _log.error("model %s: version %s goes on answering: %s", self.name, version, reason)
         else:

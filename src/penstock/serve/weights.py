@@ -7,6 +7,8 @@ A base is in memory, or in a file that is mapped: then only what is looked up is
 from __future__ import annotations
 
 import contextlib
+import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -23,6 +25,8 @@ from penstock.table.index import Overlay, WeightIndex
 __all__ = ["ServedTable", "load_tables", "remove_unused"]
 
 _LayerId = tuple[str, ...]
+_UNUSED_S = 3600.0
+"""For so long a file that nobody has needed stays: another server may be at another version."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,11 +119,13 @@ def _base(root: Path, name: str, layer: Layer, mapped: Path | None) -> WeightInd
 
 
 def remove_unused(mapped: Path, tables: Iterable[ServedTable]) -> None:
-    """Remove index files of bases that these tables do not need."""
+    """Remove index files of bases that these tables do not need, and that no other server has needed of late."""
     wanted = {table.base.mapped for table in tables}
     for path in mapped.glob("*.index"):
-        if path not in wanted:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if path in wanted:
+                os.utime(path)
+            elif path.stat().st_mtime < time.time() - _UNUSED_S:
                 path.unlink()
 
 

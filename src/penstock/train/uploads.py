@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +52,18 @@ class Uploads:
             self._closing = True
             self._state.notify_all()
             done = self._state.wait_for(lambda: self._newest is None, patience_s)
-            self._newest = None
-            if not done:
-                why = f": {self._failed}" if self._failed else ""
-                raise StorageError(
-                    f"{self._remote.url}: the last version was not copied{why}; it is in {self._root}"
-                )
+        self.stop()
+        if not done:
+            why = f": {self._failed}" if self._failed else ""
+            raise StorageError(f"{self._remote.url}: the last version was not copied{why}; it is in {self._root}")
+
+    def stop(self) -> None:
+        """Copy nothing more; what is being copied is."""
+        with self._state:
+            self._closing, self._newest = True, None
+            self._state.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _run(self) -> None:
         while True:
@@ -79,5 +84,5 @@ class Uploads:
                     _log.warning("version %s: %s; it is tried again", manifest["version"], failed)
                 self._failed = failed
                 self._state.notify_all()
-            if failed is not None:
-                time.sleep(_AGAIN_S)
+                if failed is not None:
+                    self._state.wait_for(lambda: self._newest is None, _AGAIN_S)
