@@ -236,6 +236,16 @@ def test_bad_jobs_are_one_clear_line(penstock: Penstock, log: Path, old: str, ne
     assert not (log / "m/manifest.json").exists()
 
 
+def test_a_run_says_where_each_stream_stands(penstock: Penstock, log: Path) -> None:
+    assert penstock("train", "job.toml", "--once", "-o", "m")[0] == 0
+    last = json.loads((log / "m" / "progress.jsonl").read_text().splitlines()[-1])
+    found = last["pipeline"]
+    assert found["streams"].keys() == {"impressions", "clicks"} and found["quarantined"] == 0
+    for stream in found["streams"].values():
+        assert stream["events"] > 0 and stream["lag_s"] >= 0 and stream["watermark"].endswith("Z")
+        assert "lateness" in stream["why"]
+
+
 def test_a_fork_takes_the_place_of_a_run_that_follows(log: Path) -> None:
     def begin(*more: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "penstock.cli.main", "train", "job.toml", "-o", "m", *more]

@@ -92,6 +92,7 @@ def test_real_processes_give_the_same_rows(
     assert len(engine.pids) == 5 and len(engine.addresses) == 3
     assert sorted(path.name for path in tmp_path.joinpath("run").iterdir()) == [
         ".lock",
+        "cluster.jsonl",
         "logs",
         "manifest.json",
         "progress.jsonl",

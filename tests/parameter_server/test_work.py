@@ -212,5 +212,5 @@ def test_who_holds_a_lane_and_what_each_did() -> None:
     assert queue.share == 0.0
     queue.done("a", first.name)
     assert queue.share == 0.25
-    assert queue.counts()["a"] == {"granted": 1, "stolen": 0, "done": 1}
-    assert queue.counts()["b"] == {"granted": 3, "stolen": 1, "done": 0}
+    assert queue.counts()["a"] == {"granted": 1, "stolen": 0, "done": 1, "clock": 1}
+    assert queue.counts()["b"] == {"granted": 3, "stolen": 1, "done": 0, "clock": 0}

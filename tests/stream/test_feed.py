@@ -133,6 +133,8 @@ def test_it_says_where_it_stands_and_records_what_it_did_once() -> None:
             assert (standing.step, standing.watermark_us, standing.sealed_to_us) == (2, us(20), us(20))
             assert (standing.ends[IMPRESSIONS], standing.ends[CLICKS], standing.quarantined) == (3, 2, new)
             assert (standing.lag_us(us(21)), standing.lag_us(us(1))) == (SECOND, 0)
+            assert [held.stream for held in standing.streams] == [IMPRESSIONS, CLICKS]
+            assert standing.streams[0].mark_us == us(20) and "lateness" in standing.streams[0].policy
             assert [row[:3] for row in recorded(built.log, IMPRESSIONS)] == [(2, "late", 1)]
             assert sealed(built.log, simple()) == [(0, us(0), us(4), us(20))]
 

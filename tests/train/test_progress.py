@@ -41,6 +41,7 @@ def report_of(**some: object) -> Report:
         "recent": scores,
         "features": 12_345,
         "table_nbytes": 1 << 20,
+        "at_s": 1_700_000_000.25,
     }
     return Report(**{**report, **some})
 
@@ -145,6 +146,7 @@ def test_json_lines_are_appended(tmp_path: Path, memory: None) -> None:
         lines.report(report_of(done=None, recent=scores_of(auc=math.nan)))
     _, first, second = map(json.loads, path.read_text().splitlines())
     assert first == {
+        "at": 1_700_000_000.25,
         "seconds": 2.0,
         "rows": 1_234_567,
         "done": 0.25,
@@ -158,6 +160,25 @@ def test_json_lines_are_appended(tmp_path: Path, memory: None) -> None:
     # JSON has no nan.
     assert second["done"] is None and second["recent"]["auc"] is None
     assert "NaN" not in path.read_text()
+
+
+def test_the_longer_a_run_the_rarer_are_its_lines(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path / "progress.jsonl")
+    found = []
+    for seconds in (1.0, 1000.0, 2000.0, 10_000.0, 100_000.0):
+        lines.report(report_of(seconds=seconds))
+        found.append(lines.interval_s)
+    assert found == [0.5, 0.5, 1.0, 5.0, 10.0]
+    assert JsonLines(tmp_path / "other.jsonl").interval_s == 0.5
+
+
+def test_where_streams_stand_is_for_programs_alone(tmp_path: Path) -> None:
+    pipeline = {"streams": {"clicks": {"lag_s": 1.5}}}
+    JsonLines(tmp_path / "progress.jsonl").report(report_of(pipeline=pipeline))
+    assert json.loads((tmp_path / "progress.jsonl").read_text())["pipeline"] == pipeline
+    stream = io.StringIO()
+    Lines(stream).report(report_of(pipeline=pipeline))
+    assert "clicks" not in stream.getvalue()
 
 
 def test_a_run_goes_on_where_its_progress_cannot_be_written(tmp_path: Path) -> None:

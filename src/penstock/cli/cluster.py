@@ -13,7 +13,7 @@ from rich.console import Console
 from penstock.cli.status import print_status
 from penstock.errors import ConfigError
 
-__all__ = ["cluster", "coordinator", "server", "worker"]
+__all__ = ["access_of", "cluster", "coordinator", "optional_access_options", "server", "worker"]
 
 
 _access_options = [
@@ -39,7 +39,14 @@ def access_options(command: Any) -> Any:
     return command
 
 
-def _access(
+def optional_access_options(command: Any) -> Any:
+    """The same but for ``--token-file``, for commands that may do without a cluster."""
+    for option in reversed(_access_options[1:]):
+        command = option(command)
+    return command
+
+
+def access_of(
     token_file: str,
     cluster_name: str,
     tls_cert: str | None,
@@ -47,6 +54,11 @@ def _access(
     tls_ca: str | None,
     allow_plaintext: bool,
 ) -> Any:
+    """What these options say; the names of arguments are theirs.
+
+    Raises:
+        ConfigError: only some of TLS's files are named, or one of them cannot be used.
+    """
     from penstock.engine.node import Access
     from penstock.transport import client_tls, read_token, server_tls
 
@@ -128,7 +140,7 @@ def coordinator(
     ) as prepared:
         spec = CoordinatorSpec(
             run=prepared.run,
-            access=_access(**access),
+            access=access_of(**access),
             listen=listen,
             resume_with=again,
             on_listening=lambda address: click.echo(f"listening at {address}"),
@@ -159,7 +171,7 @@ def server(join: str, listen: str, advertise: str | None, name: str | None, join
     run_server(
         ServerSpec(
             join=join,
-            access=_access(**access),
+            access=access_of(**access),
             name=_name("server", name),
             listen=listen,
             advertise=advertise,
@@ -186,7 +198,7 @@ def worker(join: str, name: str | None, join_s: float, **access: Any) -> None:
         run_worker(
             WorkerSpec(
                 join=join,
-                access=_access(**access),
+                access=access_of(**access),
                 name=_name("worker", name),
                 join_s=join_s,
                 why_leave=lambda: signals.by,
@@ -207,13 +219,12 @@ def _find(run: str, join: str | None, token_file: str | None, **access: Any) -> 
         return read_access(run)
     if token_file is None:
         raise ConfigError("--join needs --token-file")
-    return _access(token_file=token_file, **access), join
+    return access_of(token_file=token_file, **access), join
 
 
 def find_options(command: Any) -> Any:
     """The options that say which cluster."""
-    for option in reversed(_access_options[1:]):
-        command = option(command)
+    command = optional_access_options(command)
     command = click.option("--token-file", help="The cluster's token, for --join.")(command)
     command = click.option("--join", help="Coordinator of a cluster that was started by hand: host:port.")(command)
     return click.argument("run", default="model")(command)

@@ -62,11 +62,24 @@ def to_html(comparison: Comparison) -> str:
     return document(title, body)
 
 
-def document(title: str, body: Sequence[Markup], *styles: str) -> str:
-    """A whole page of these elements; ``styles`` are files of style sheets beside that of all pages."""
-    texts = [files(__package__).joinpath(name).read_text("utf-8") for name in ("page.css", *styles, "page.js")]
-    style, script = "".join(texts[:-1]), texts[-1]
+def document(
+    title: str,
+    body: Sequence[Markup],
+    *styles: str,
+    scripts: Sequence[str] = (),
+    asks: bool = False,
+    data: bytes | None = None,
+) -> str:
+    """A whole page of these elements; ``styles`` and ``scripts`` are files beside those of all pages.
+
+    With ``asks`` the page may ask the server that it came from. ``data`` is JSON, which scripts find in the
+    element ``data``.
+    """
+    style = "".join(_asset(name) for name in ("page.css", *styles))
+    script = "".join(_asset(name) for name in ("page.js", *scripts))
     policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}"
+    if asks:
+        policy += "; connect-src 'self'; form-action 'none'; base-uri 'none'"
     head = [
         Markup('<meta charset="utf-8">'),
         Markup(f'<meta http-equiv="Content-Security-Policy" content="{escaped(policy)}">'),
@@ -88,8 +101,16 @@ def document(title: str, body: Sequence[Markup], *styles: str) -> str:
         *body,
         "</main>",
     ]
+    if data is not None:
+        # As it stands in JSON, "<" could end the element.
+        text = data.decode().replace("<", "\\u003c")
+        parts.append(f'<script type="application/json" id="data">{text}</script>')
     parts += ['<div id="tip" role="status" hidden></div>', f"<script>{script}</script>", "</body>", "</html>", ""]
     return "\n".join(parts)
+
+
+def _asset(name: str) -> str:
+    return files("penstock.dash").joinpath(name).read_text("utf-8")
 
 
 def _digest(text: str) -> str:

@@ -33,6 +33,8 @@ from penstock.parameter_server.coordinator import Coordinator, Patience
 from penstock.parameter_server.effects import Commit, Effect, End, Prepare
 from penstock.parameter_server.messages import Figures, Message, Record, Status, StatusQuery, StopRequest
 from penstock.parameter_server.work import WorkQueue
+from penstock.train.cluster_history import ClusterHistory
+from penstock.train.folder import RunFolder
 from penstock.train.uploads import Uploads
 from penstock.transport import Identity
 
@@ -41,6 +43,8 @@ __all__ = ["CoordinatorSpec", "run_coordinator"]
 _log: Final = logging.getLogger("penstock.engine")
 
 TICK_S: Final = 0.05
+RECORD_S: Final = 1.0
+"""Between lines of the run's history."""
 LAYERS_MOST: Final = 32
 """Incremental checkpoints on one complete one."""
 CHANGED_MOST: Final = 0.5
@@ -118,6 +122,8 @@ class _CoordinatorRole:
         if self._run.resume:
             record, metrics = self._resume()
         self._score = _Score(metrics, self._rows_before)
+        self._history = ClusterHistory(RunFolder(self._run.output).cluster, metrics)
+        self._recording, self._recorded_end = threading.Lock(), False
         consistency = self._run.how
         self._machine = Coordinator(
             spec=self._run.to_dict(),
@@ -144,7 +150,7 @@ class _CoordinatorRole:
         try:
             listener.serve(self._links.serve)
             self._spec.on_listening(listener.address)
-            with every(TICK_S, self._tick, "ticks"):
+            with every(TICK_S, self._tick, "ticks"), every(RECORD_S, self._record, "history"):
                 self._work()
         finally:
             self._links.close()
@@ -152,10 +158,22 @@ class _CoordinatorRole:
             if self._uploads is not None:
                 self._uploads.stop()  # whoever started the run copies its last version
 
+    def _record(self) -> None:
+        """Write to the run's folder how the cluster stands."""
+        with self._recording:
+            with self._lock:
+                if self._machine.over and self._recorded_end:
+                    return
+                self._recorded_end = self._machine.over
+                status = self._machine.status(time.monotonic()) | self._standing()
+                metrics = self._score.metrics.copy()
+            self._history.add(status, metrics)
+
     def _work(self) -> None:
         while True:
             task = self._tasks.get()
             if isinstance(task, End):
+                self._record()
                 # Whoever asks in this moment hears how it ended; all others go by themselves.
                 self._links.wait_until_alone(LINGER_S, OBSERVED_S)
                 self._discard_unfinished()
@@ -354,9 +372,12 @@ class _CoordinatorRole:
         return self._seconds_before + self._machine.seconds(time.monotonic())
 
     def _extra_status(self) -> dict[str, Any]:
+        return {"metrics": self._score.metrics.to_state(), **self._standing()}
+
+    def _standing(self) -> dict[str, Any]:
         welcome = self._machine.welcome
         owners = welcome.owners.tolist() if welcome is not None else []
-        return {"metrics": self._score.metrics.to_state(), "output": self._run.output, "owners": owners}
+        return {"output": self._run.output, "owners": owners, "seconds_before": self._seconds_before}
 
     def _with_advice(self, error: str) -> str:
         if self._layers:

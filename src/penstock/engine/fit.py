@@ -279,7 +279,8 @@ class _Watcher:
     def _report(self, status: dict[str, Any], then: BinaryMetrics) -> Report:
         servers = status["servers"]
         return Report(
-            seconds=status["seconds"],
+            # Rows are of all sittings of a run that was resumed, and so is the time.
+            seconds=status.get("seconds_before", 0.0) + status["seconds"],
             rows=status["rows"],
             done=status["done"],
             scores=self.metrics.scores(),

@@ -118,6 +118,7 @@ class Coordinator:
         """gathering, loading, training, saving, and then done, stopped or failed."""
         self.events: deque[tuple[float, str]] = deque(maxlen=_EVENTS_KEPT)
         self.rows = 0
+        self._events_total = 0
         self._spec, self._n_servers, self._segments = spec, n_servers, segments
         self._consistency = consistency
         self._checkpoints = Checkpoints(
@@ -250,6 +251,7 @@ class Coordinator:
             "seconds": self.seconds(now),
             "rows": self.rows,
             "done": self.queue.share,
+            "clock": self.queue.frontier,
             "consistency": str(self._consistency),
             "routing": self._welcome.routing if self._welcome else None,
             "checkpoint": self._checkpoints.committed,
@@ -277,6 +279,8 @@ class Coordinator:
             "hot": hottest(figures),
             "skew": skew(figures),
             "events": [[at - self._trained_since, text] for at, text in self.events],
+            "events_total": self._events_total,
+            "now": now - self._trained_since,
         }
 
     def seconds(self, now: float) -> float:
@@ -545,6 +549,7 @@ class Coordinator:
 
     def _event(self, now: float, text: str) -> None:
         self.events.append((now, text))
+        self._events_total += 1
 
 
 def _aligned(starts: Sequence[LaneStart]) -> bool:

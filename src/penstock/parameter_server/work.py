@@ -40,6 +40,8 @@ class _Counts:
     granted: int = 0
     stolen: int = 0
     done: int = 0
+    clock: int = 0
+    """The clock after the highest that it did."""
     last_lane: int = field(default=-1)
 
 
@@ -102,9 +104,10 @@ class WorkQueue:
         return min(1.0, (len(self._finished) + begun) / self._total) if self._total else 1.0
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Micro-batches granted, stolen from another's lane, and done, of each worker."""
+        """Micro-batches granted, stolen from another's lane, and done, and the clock it has come to, of each
+        worker."""
         return {
-            worker: {"granted": c.granted, "stolen": c.stolen, "done": c.done}
+            worker: {"granted": c.granted, "stolen": c.stolen, "done": c.done, "clock": c.clock}
             for worker, c in self._counts.items()
         }
 
@@ -142,7 +145,8 @@ class WorkQueue:
         if given is None or given.worker != worker:
             return None
         del self._given[name]
-        self._counts.setdefault(worker, _Counts()).done += 1
+        counts = self._counts.setdefault(worker, _Counts())
+        counts.done, counts.clock = counts.done + 1, max(counts.clock, given.grant.clock + 1)
         self._partial.setdefault(name.chunk, set()).add(name.batch)
         self._finish(name.chunk)
         return given.grant

@@ -14,6 +14,7 @@ from types import TracebackType
 
 from penstock.log import Log
 from penstock.log.times import SECOND_US, format_time, now_us
+from penstock.stream.clocks import Held
 from penstock.stream.replay import Examples, Replay
 from penstock.stream.spec import Pipeline
 from penstock.stream.timeline import NEVER
@@ -33,6 +34,8 @@ class Standing:
     sealed_to_us: int | None
     ends: dict[str, int]
     quarantined: int
+    streams: tuple[Held, ...] = ()
+    """Of each stream its watermark, and why it stands there."""
 
     @property
     def watermark_text(self) -> str:
@@ -158,6 +161,7 @@ class Feed:
             sealed_to_us=None if sealed == NEVER else sealed,
             ends=dict(point.ends),
             quarantined=replay.records.quarantined,
+            streams=tuple(replay.timeline.held()),
         )
 
     def _ended(self, replay: Replay) -> bool:

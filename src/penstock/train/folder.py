@@ -4,6 +4,7 @@ model/manifest.json, v000001/   the model, once the run has ended; or as it was 
 model/versions/                 manifests of versions that were published before
 model/checkpoint/               the same format, and where the run stood; gone when the run has ended
 model/progress.jsonl            what it reported
+model/cluster.jsonl             how the cluster stood, of a run of the parameter server
 model/.lock                     held while a run writes here
 """
 
@@ -56,6 +57,11 @@ class RunFolder:
         return self.path / "progress.jsonl"
 
     @property
+    def cluster(self) -> Path:
+        """File of JSON lines, of a run of the parameter server."""
+        return self.path / "cluster.jsonl"
+
+    @property
     def checkpoint(self) -> Path:
         """Folder of the checkpoint."""
         return self.path / "checkpoint"
@@ -104,6 +110,7 @@ class RunFolder:
     def begin(self) -> None:
         """Forget what an earlier run reported; its checkpoint stays until there is a newer one, or the model."""
         self.progress.unlink(missing_ok=True)
+        self.cluster.unlink(missing_ok=True)
 
     def save_checkpoint(self, model: Model, progress: dict[str, Any]) -> None:
         """Replace the checkpoint, at once."""

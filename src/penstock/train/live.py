@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from penstock.errors import ConfigError, DataError
 from penstock.features import Encoder
 from penstock.features.memory import Memory
-from penstock.log.times import format_duration, format_time, now_us
+from penstock.log.times import SECOND_US, format_duration, format_time, now_us
 from penstock.models import Model
 from penstock.stream.feed import Standing
 from penstock.stream.replay import Examples
@@ -147,9 +147,11 @@ class _LiveSession(OnlineSession):
                         self.on_learnt(examples)
                 elif self.place_of is not None and feed.standing is not None:
                     self._swap(progress)
-                progress.standing = _shown(feed.standing)
+                progress.standing, progress.pipeline = _shown(feed.standing), _detailed(feed.standing)
                 self.tell(progress)
                 yield
+            # A run that ends with what is sealed may have learnt it before the feed said where it stood.
+            progress.standing, progress.pipeline = _shown(feed.standing), _detailed(feed.standing)
 
     def _learn_piece(self, learner: Learner, encoder: Encoder, memory: Memory, examples: Examples) -> None:
         policy = self.source.pipeline.late
@@ -248,6 +250,28 @@ class _Recent:
 
 def _time(us: int | None) -> str | None:
     return None if us is None or us == NEVER else format_time(us)
+
+
+def _detailed(standing: Standing | None) -> dict[str, Any]:
+    """Where each stream stands, as plain values."""
+    if standing is None:
+        return {}
+    now = now_us()
+    return {
+        "step": standing.step,
+        "sealed_to": _time(standing.sealed_to_us),
+        "quarantined": standing.quarantined,
+        "streams": {
+            held.stream: {
+                "events": standing.ends.get(held.stream, 0),
+                "watermark": _time(held.mark_us),
+                "lag_s": None if held.mark_us is None else max(0, now - held.mark_us) / SECOND_US,
+                "source": held.source,
+                "why": held.policy,
+            }
+            for held in standing.streams
+        },
+    }
 
 
 def _shown(standing: Standing | None) -> dict[str, Any]:

@@ -35,7 +35,11 @@ class Report:
     memory_nbytes: int = field(default_factory=lambda: memory_nbytes())
     """Largest resident size so far: of this process, or of all that hold the model."""
     standing: Mapping[str, Any] = field(default_factory=dict)
-    """Where the data stand, of a run that follows a log: watermark, lag, ..."""
+    """Where the data stand, of a run that follows a log, for people: watermark, lag, ..."""
+    pipeline: Mapping[str, Any] = field(default_factory=dict)
+    """The same for programs: of each stream its watermark, how far behind it is, and what holds it."""
+    at_s: float = field(default_factory=time.time)
+    """When, in seconds since 1970."""
 
     @property
     def rows_per_s(self) -> float:
@@ -45,6 +49,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """A line of ``progress.jsonl``."""
         return {
+            "at": round(self.at_s, 3),
             "seconds": round(self.seconds, 3),
             "rows": self.rows,
             "done": self.done,
@@ -55,6 +60,7 @@ class Report:
             "progressive": self.scores.to_json(),
             "recent": self.recent.to_json(),
             **({"standing": dict(self.standing)} if self.standing else {}),
+            **({"pipeline": dict(self.pipeline)} if self.pipeline else {}),
         }
 
 
@@ -132,16 +138,19 @@ class Lines(_Plain):
 class JsonLines(_Plain):
     """Appends every report to a file of the run's folder, for plots and for other programs.
 
-    Where it cannot be written (a full disk) the run goes on without.
+    Where it cannot be written (a full disk) the run goes on without. The longer a run, the rarer are its lines:
+    a day has some 10,000.
     """
 
     interval_s = 0.5
+    _SLOWEST_S, _PER_RUN = 10.0, 2_000
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def report(self, report: Report) -> None:
         """Write a line."""
+        self.interval_s = min(self._SLOWEST_S, max(self.interval_s, report.seconds / self._PER_RUN))
         with contextlib.suppress(OSError), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(report.to_json()) + "\n")
 
@@ -226,6 +235,7 @@ class Progress:
         """Of the interrupted run that this one resumes."""
         self._size = size
         self.standing: Mapping[str, Any] = {}
+        self.pipeline: Mapping[str, Any] = {}
         self._began_s = time.perf_counter()
         self._reporters = [_Pace(reporter, metrics.copy()) for reporter in reporters]
 
@@ -249,6 +259,7 @@ class Progress:
                 features=features,
                 table_nbytes=nbytes,
                 standing=self.standing,
+                pipeline=self.pipeline,
             )
             pace.then, pace.last_s = self.metrics.copy(), now
             pace.reporter.report(report)
