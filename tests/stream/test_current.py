@@ -208,11 +208,11 @@ def test_what_is_read_in_part_counts_once(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(current, "_take", fails_once)
     with pytest.raises(OSError, match="no such disk"):
         current.advance(T0)
-    said: list[tuple[int, int]] = []
-    assert current.advance(T0, lambda read, of: said.append((read, of)))
+    said: list[tuple[str, int, int]] = []
+    assert current.advance(T0, lambda *told: said.append(told))
     found = served(current, "a", 1, T0 + 1)
     assert (found["n_short"], found["of_ad"], found["seen"]) == (3, 3, 3)
-    assert said == [(1, 1)]
+    assert said == [("buys", 1, 1)]
 
 
 def test_memory_is_bounded_by_the_longest_window(tmp_path: Path) -> None:

@@ -20,6 +20,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 @click.command()
 @click.argument("models", metavar="[NAME=]MODEL...", nargs=-1, required=True)
 @click.option("--follow", is_flag=True, help="Switch to each new version that a trainer publishes there.")
+@click.option(
+    "--pipeline",
+    "pipelines",
+    metavar="[NAME=]JOB",
+    multiple=True,
+    help="Job file (.toml) whose aggregates are kept and looked up: for all models, or for one.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes any.")
 @click.option(
@@ -37,6 +44,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 def serve(
     models: tuple[str, ...],
     follow: bool,
+    pipelines: tuple[str, ...],
     host: str,
     port: int,
     token_file: str | None,
@@ -54,8 +62,10 @@ def serve(
     curl localhost:8080/predict -d '[{"site": "news", "user": "u17", "price": 3.2}]'
 
     The first is the one that /predict means; each is at /v2/models/NAME/infer too (Open Inference Protocol). A
-    model's name is its folder's, unless given. The page at / says which columns each takes.
+    model's name is its folder's, unless given. The page at / says which columns each takes. With --pipeline, rows
+    bring the columns of the pipeline's first stream, and its aggregates are looked up as of now.
     """
+    from penstock.cli.serve_pipelines import features_of
     from penstock.serve.app import App, ServeLimits
     from penstock.serve.follow import Follower, wait_for_model
     from penstock.serve.load import load_scorer
@@ -89,10 +99,18 @@ def serve(
     for name, folder in folders.items():
         scorers[name] = scorer = wait_for_model(folder, click.echo) if follow else load_scorer(folder)
         click.echo(f"model {name}: version {scorer.version}, {scorer.model.rows:,} features, from {folder}")
-    app = App(scorers, token=token, limits=limits, access_log=sys.stderr if access_log else None)
-    followers = [Follower(name, folder, scorers[name]) for name, folder in folders.items()] if follow else []
+    features = features_of(pipelines, scorers)
+    app = App(
+        scorers, token=token, limits=limits, access_log=sys.stderr if access_log else None, features=features
+    )
+    checks = {name: each.check for name, each in features.items()}
+    followers = []
+    if follow:
+        followers = [Follower(name, folder, scorers[name], checks.get(name)) for name, folder in folders.items()]
 
     async def start(loop: asyncio.AbstractEventLoop) -> None:
+        for pipeline in set(features.values()):
+            pipeline.start()
         for follower in followers:
             follower.start(loop, functools.partial(app.switch, follower.name))
 
@@ -110,3 +128,5 @@ def serve(
     finally:
         for follower in followers:
             follower.stop()
+        for pipeline in set(features.values()):
+            pipeline.stop()

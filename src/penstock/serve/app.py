@@ -11,14 +11,14 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import parse_qsl
 
 import msgspec
 import pyarrow as pa
 
 from penstock.errors import ConfigError, InputError
-from penstock.serve.batching import Batcher
+from penstock.serve.batching import Batcher, Complete
 from penstock.serve.inference import BadTensors, infer_response, model_metadata, read_infer, tensor_rows
 from penstock.serve.metrics import CONTENT_TYPE, Metrics
 from penstock.serve.openapi import describe, page
@@ -39,6 +39,9 @@ from penstock.transport.http import (
     send_answer,
 )
 from penstock.version import __version__
+
+if TYPE_CHECKING:
+    from penstock.serve.features import Features
 
 __all__ = ["ARROW", "App", "ServeLimits"]
 
@@ -87,13 +90,17 @@ class App:
         token: bytes | None = None,
         limits: ServeLimits | None = None,
         access_log: TextIO | None = None,
+        features: Mapping[str, Features] | None = None,
     ) -> None:
         """Serve these; the first is the one that ``/predict`` means. A line of JSON for each request goes to
-        ``access_log``."""
+        ``access_log``. By name of a model, ``features`` are what its pipeline adds to rows."""
         if not models:
             raise ConfigError("there is no model to serve")
-        self.models = {name: Batcher(scorer) for name, scorer in models.items()}
+        self._features = dict(features or {})
+        self.models = {name: Batcher(scorer, self._completing(name)) for name, scorer in models.items()}
         self.metrics = Metrics(lambda: {name: each.scorer for name, each in self.models.items()})
+        for name, each in self._features.items():
+            self.metrics.watch_features(name, each)
         self._default = next(iter(models))
         self._token, self._limits, self._access_log = token, limits or ServeLimits(), access_log
         self._tables = 0
@@ -113,6 +120,12 @@ class App:
         """Let a version of a model answer from the next request on; in the server's thread."""
         self.models[name].scorer = scorer
         self.metrics.switched(name)
+
+    def _completing(self, name: str) -> Complete | None:
+        features = self._features.get(name)
+        if features is None:
+            return None
+        return lambda scorer, rows: features.bind(scorer.model.plan).rows(rows)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -189,7 +202,7 @@ class App:
             most = _whole(options["explain"], "explain")
             if len(rows) > self._limits.explained_rows:
                 raise Refused(413, f"got {len(rows):,} rows to explain, allowed: {self._limits.explained_rows:,}")
-            answer["explanations"] = scored.scorer.explain(rows, most)
+            answer["explanations"] = scored.scorer.explain(scored.rows, most)
         if "lineage" in options:
             answer["lineage"] = _lineage(scored.scorer)
         return _Answer(msgspec.json.encode(answer))
@@ -211,6 +224,8 @@ class App:
         except (pa.ArrowException, OSError, ValueError) as error:
             text = " ".join(str(error).split())[:200]
             raise Refused(400, f"the body is no Arrow stream: {text}") from error
+        if name in self._features:
+            table = self._features[name].bind(scorer.model.plan).table(table)
         scores = pa.table({"score": scorer.score_table(table)})
         scores = scores.replace_schema_metadata({"model": name, "version": scorer.version})
         self.metrics.scored(name, table.num_rows)

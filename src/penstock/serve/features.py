@@ -22,6 +22,7 @@ from penstock.features import FeaturePlan
 from penstock.log import Log
 from penstock.log.times import TIMESTAMP, as_times, format_time, now_us
 from penstock.serve.rows import BadRow, category, check_rows, shown
+from penstock.serve.scorer import Scorer
 from penstock.stream.current import Current, key_of
 from penstock.stream.query_rows import RowColumn
 from penstock.stream.row_query import RowQuery
@@ -59,20 +60,34 @@ class Features:
         """Since the log was last looked at to its end."""
         return time.monotonic() - self._looked_s
 
-    def bind(self, plan: FeaturePlan) -> Bound:
+    @property
+    def events(self) -> int:
+        """Events that are held."""
+        return self.current.events
+
+    def bind(self, plan: FeaturePlan | None) -> Bound:
         """What completes rows for a plan; the same for equal inputs.
 
         Raises:
             ConfigError: a column of the plan cannot be had from a request.
         """
+        assert plan is not None
         inputs = tuple(plan.inputs)
         found = self._bound.get(inputs)
         if found is None:
             found = self._bound[inputs] = Bound(self.current, inputs, self._clock_us)
         return found
 
-    def load(self, say: Callable[[int, int], None]) -> None:
-        """Read what the windows hold; ``say`` is told how many events of how many.
+    def check(self, scorer: Scorer) -> None:
+        """A version of a model can be served.
+
+        Raises:
+            ConfigError: a column of it cannot be had from a request.
+        """
+        self.bind(scorer.model.plan)
+
+    def load(self, say: Callable[[str, int, int], None]) -> None:
+        """Read what the windows hold; ``say`` is told the stream, and how many events of how many.
 
         Raises:
             DataError, StorageError: the log cannot be read.

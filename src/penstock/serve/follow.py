@@ -46,9 +46,12 @@ def wait_for_model(folder: str | Path, say: Callable[[str], None]) -> Scorer:
 class Follower:
     """The thread that looks at one folder; it ends with the process, or by ``stop``."""
 
-    def __init__(self, name: str, folder: str | Path, scorer: Scorer) -> None:
-        """``scorer`` is what answers now, loaded from the folder."""
+    def __init__(
+        self, name: str, folder: str | Path, scorer: Scorer, check: Callable[[Scorer], object] | None = None
+    ) -> None:
+        """``scorer`` is what answers now, loaded from the folder; ``check`` raises what speaks against another."""
         self.name, self.folder = name, Path(folder)
+        self._check = check
         self.scorer = scorer
         self.refused = 0
         """Versions that were not switched to."""
@@ -76,6 +79,8 @@ class Follower:
                 return None
             scorer = load_scorer(self.folder)
             _check_sound(scorer)
+            if self._check is not None:
+                self._check(scorer)
         except PenstockError as error:
             self._refuse(str(error))
             return None

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from penstock.errors import ConfigError
 from penstock.serve.scorer import Scorer
+
+if TYPE_CHECKING:
+    from penstock.serve.features import Features
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
@@ -59,7 +63,21 @@ class Metrics:
         self._size = prometheus.Gauge(
             "penstock_model_rows", "Rows of its tables.", ["model"], registry=self.registry
         )
+        self._features_age = prometheus.Gauge(
+            "penstock_features_age_seconds",
+            "Since the log was last read to its end for a model's aggregates.",
+            ["model"],
+            registry=self.registry,
+        )
+        self._features_events = prometheus.Gauge(
+            "penstock_features_events", "Events that a model's aggregates hold.", ["model"], registry=self.registry
+        )
         self._by_route: dict[tuple[str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
+
+    def watch_features(self, model: str, features: Features) -> None:
+        """Show how old a model's aggregates are, and how many events they hold."""
+        self._features_age.labels(model).set_function(lambda: features.age_s)
+        self._features_events.labels(model).set_function(lambda: features.events)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """A request was."""

@@ -128,13 +128,13 @@ class Current:
         """The aggregates of a group, in its order, at a moment since ``reach_us``; with ``lock`` held."""
         return self.groups[group].windows.look_up(key, at_us)
 
-    def advance(self, now_us: int, say: Callable[[int, int], None] | None = None) -> bool:
+    def advance(self, now_us: int, say: Callable[[str, int, int], None] | None = None) -> bool:
         """Take in what is new; whether something was.
 
         Args:
             now_us: the clock, and the tick of a step that is taken here where events wait for one since the last
                 call.
-            say: told, while much is read, how many events of how many there are.
+            say: told, while much is read, the stream, and how many events of how many there are.
 
         Raises:
             DataError, StorageError: the log cannot be read; what is known stays.
@@ -169,7 +169,7 @@ class Current:
                 self.writes = False  # somebody who may write will take it
             timeline.extend()
 
-    def _read_new(self, name: str, end: int, say: Callable[[int, int], None] | None) -> None:
+    def _read_new(self, name: str, end: int, say: Callable[[str, int, int], None] | None) -> None:
         first = self._read[name]
         longest = max(group.windows.longest_us for group in self.groups if group.stream == name)
         # What is older is in no window; and many events of old times may come at once.
@@ -184,7 +184,7 @@ class Current:
             self._take(name, Range(from_us=where.from_us, first=begin, end=until))
             begin = self._read[name] = until
             if say is not None:
-                say(begin - start, end - start)
+                say(name, begin - start, end - start)
 
     def _readmit(self, name: str) -> None:
         """What counts after all, and was read before."""

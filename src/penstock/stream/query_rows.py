@@ -1,4 +1,4 @@
-"""Which of a query's columns one row of the primary stream gives by itself, so that a server can, for a request."""
+"""Which of a query's columns one row of the primary stream gives by itself, as a request brings one."""
 
 from __future__ import annotations
 
