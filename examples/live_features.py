@@ -21,7 +21,7 @@ JOB = """
 streams = { impressions = { idle = "1s" }, clicks = { within = "1m" } }
 features = { label = "clicked", numeric = [{ name = "clicks_10m", how = "log" }] }
 aggregates = [{ name = "clicks_10m", stream = "clicks", by = "user", over = "10m" }]
-pipeline.query = "select i.*, c.user is not null as clicked from impressions i left join clicks c using (request_id)"
+pipeline.query = "select i.*, c.user is not null clicked from impressions i left join clicks c using (request_id)"
 """
 
 

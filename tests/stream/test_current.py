@@ -78,17 +78,16 @@ def pipeline(place: Path | str, aggregates: list[dict[str, Any]] = AGGREGATES, *
 
 def served(current: Current, user: str | None, ad: int | None, at_us: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    with current.lock:
-        for number, group in enumerate(current.groups):
-            values = {"user": user, "ad": ad}
-            texts = [str(values[column]) for column in group.by]
-            key = None if any(values[column] is None for column in group.by) else key_of(texts)
-            found |= zip(group.windows.names, current.look_up(number, key, at_us), strict=True)
+    for number, group in enumerate(current.groups):
+        values = {"user": user, "ad": ad}
+        texts = [str(values[column]) for column in group.by]
+        key = None if any(values[column] is None for column in group.by) else key_of(texts)
+        found |= zip(group.windows.names, current.look_up(number, key, at_us), strict=True)
     return found
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), phases=set(Phase) - {Phase.shrink}
+    max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), phases=set(Phase) - {Phase.shrink}
 )
 @given(
     turns=st.lists(
@@ -212,7 +211,7 @@ def test_what_is_read_in_part_counts_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert current.advance(T0, lambda *told: said.append(told))
     found = served(current, "a", 1, T0 + 1)
     assert (found["n_short"], found["of_ad"], found["seen"]) == (3, 3, 3)
-    assert said == [("buys", 1, 1)]
+    assert said == [("views", 1, 1)]
 
 
 def test_memory_is_bounded_by_the_longest_window(tmp_path: Path) -> None:

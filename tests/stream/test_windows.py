@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 
 import duckdb
+import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from penstock.stream.spec import Aggregate
-from penstock.stream.windows import SCALE, Windows, as_double
+from penstock.stream.windows import SCALE, Windows, as_double, exact_parts
 
 
 def spec(name: str, over: int, what: str = "count", of: str | None = None) -> Aggregate:
@@ -34,6 +36,19 @@ event = st.tuples(
 ).map(lambda e: (e[0], e[1], e[1] + e[2], e[3], e[4]))
 
 
+def i64(values: Sequence[int]) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+def parts_of(*columns: Sequence[int | None]) -> np.ndarray:
+    found = []
+    for values in columns:
+        low = np.array([(value or 0) & (1 << 64) - 1 for value in values], np.uint64)
+        high = i64([(value or 0) >> 64 for value in values])
+        found.append(exact_parts(low, high, np.array([value is not None for value in values], bool)))
+    return np.array(found, np.int64).reshape(len(columns), 4, -1)
+
+
 def naive(events: list[Event], key: str, at: int, one: Aggregate) -> object:
     seen = [e for e in events if e[0] == key and e[2] <= at and e[1] > at - one.over_us]
     if one.what == "count":
@@ -54,7 +69,7 @@ def test_equal_to_a_loop_whatever_was_forgotten(parts: list[tuple[list[Event], i
     assert windows.summed == ("amount", "cost")
     for part, before in parts:
         keys, times, known, costs, amounts = zip(*part, strict=True) if part else ((),) * 5
-        windows.add(keys, times, known, [amounts, costs])
+        windows.add(keys, i64(times), i64(known), parts_of(amounts, costs))
         events += part
         windows.forget(before)
         for at in [windows.reach_us, *ats]:
@@ -67,13 +82,13 @@ def test_equal_to_a_loop_whatever_was_forgotten(parts: list[tuple[list[Event], i
     held = [e for e in events if max(e[1] + 20, e[2]) > windows.reach_us and e[1] + 20 > e[2]]
     windows.forget(windows.reach_us)
     assert windows.events == len(held)
-    assert set(windows.keys) == {e[0] for e in held}
+    assert windows.keys == len({e[0] for e in held})
 
 
 def test_a_sum_that_began_long_ago_is_exact() -> None:
     windows = Windows([spec("spent", 10, "sum", "cost")])
     for at in range(10_000):
-        windows.add(["a"], [at], [at], [[SCALE // 10]])
+        windows.add(["a"], i64([at]), i64([at]), parts_of([SCALE // 10]))
         windows.forget(at - 20)
     assert windows.look_up("a", 9_999) == (1.0,)
     assert windows.events <= 31

@@ -7,7 +7,6 @@ is refused when a model is loaded.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -32,7 +31,6 @@ __all__ = ["Bound", "Features"]
 
 POLL_S = 0.1
 """Between two looks at the log."""
-_LOCKED_ROWS = 256
 _log = logging.getLogger(__name__)
 Row = Mapping[str, Any]
 
@@ -183,10 +181,8 @@ class Bound:
         check_rows(rows, self._known, self.inputs)
         times = self._times(rows)
         full = [dict(row) for row in rows]
-        for begin in range(0, len(full), _LOCKED_ROWS):
-            with self._current.lock if self._groups else contextlib.nullcontext():
-                for n in range(begin, min(begin + _LOCKED_ROWS, len(full))):
-                    self._look_up(n, full[n], times[n])
+        for n, row in enumerate(full):
+            self._look_up(n, row, times[n])
         updates: list[dict[str, Any]] = [
             {to: row.get(of) for to, of, own in self._renamed if not (own and to in row)} for row in full
         ]

@@ -7,12 +7,12 @@ Nothing here is written down: whoever starts anew reads the events of the longes
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from penstock.errors import ConfigError, StorageError
 from penstock.log import Log
@@ -21,7 +21,7 @@ from penstock.stream.evaluator import Evaluator
 from penstock.stream.scan import Range
 from penstock.stream.spec import Aggregate, Pipeline
 from penstock.stream.sql import identifier
-from penstock.stream.windows import Value, Windows
+from penstock.stream.windows import Value, Windows, exact_parts
 
 __all__ = ["SLACK_US", "Current", "key_of"]
 
@@ -29,8 +29,8 @@ SLACK_US = 60 * SECOND_US
 """How long before now a moment may lie that is asked for."""
 _READ_EVENTS = 1 << 20
 """Places of a stream that are read at once."""
-_TAKEN = 256
-"""Events, or keys, that are taken while nobody can look up."""
+_TAKEN = 1 << 13
+"""Events that are made Python's at once, during which no other thread runs."""
 
 
 class _Group:
@@ -74,8 +74,6 @@ class Current:
         ]
         for group in self.groups:
             self._check_keys(group)
-        self.lock = threading.Lock()
-        """Held by whoever looks up."""
         self.steps = 0
         """That have been taken in."""
         self.writes = True
@@ -125,7 +123,7 @@ class Current:
         self._evaluator.close()
 
     def look_up(self, group: int, key: str | None, at_us: int) -> tuple[Value, ...]:
-        """The aggregates of a group, in its order, at a moment since ``reach_us``; with ``lock`` held."""
+        """The aggregates of a group, in its order, at a moment since ``reach_us``."""
         return self.groups[group].windows.look_up(key, at_us)
 
     def advance(self, now_us: int, say: Callable[[str, int, int], None] | None = None) -> bool:
@@ -188,9 +186,14 @@ class Current:
 
     def _readmit(self, name: str) -> None:
         """What counts after all, and was read before."""
-        again = sorted(self._evaluator.timeline.readmitted(name).keys() - self._readmitted[name])
+        steps = self._evaluator.timeline.readmitted(name)
+        again = sorted(steps.keys() - self._readmitted[name])
         if again:
-            self._evaluator.database.register("_again", pa.table({"_seq": pa.array(again, pa.int64())}))
+            table = {
+                "_seq": pa.array(again, pa.int64()),
+                "_step": pa.array([steps[seq] for seq in again], pa.int64()),
+            }
+            self._evaluator.database.register("_again", pa.table(table))
             self._take(name, Range(among="_again"))
 
     def _take(self, name: str, where: Range) -> None:
@@ -198,18 +201,14 @@ class Current:
         self._evaluator.define("_new", name, where)
         groups = [group for group in self.groups if group.stream == name]
         # All are read before one is added: what cannot be read is read again, and nothing counts twice.
-        tables = [database.table(group.sql) for group in groups]
+        # One that had counted from the start has another step here than the one that readmits it.
+        condition = " and (_seq, _step) in (select _seq, _step from _again)" if where.among else ""
+        tables = [database.table(group.sql + condition) for group in groups]
         for group, table in zip(groups, tables, strict=True):
             for batch in table.to_batches(max_chunksize=_TAKEN):
                 keys, times, known, *values = batch.columns
-                events = (
-                    keys.to_pylist(),
-                    times.to_pylist(),
-                    known.to_pylist(),
-                    [_exact(each) for each in values],
-                )
-                with self.lock:
-                    group.windows.add(*events)
+                exact = np.array([_exact(each) for each in values], np.int64).reshape(len(values), 4, len(batch))
+                group.windows.add(keys.to_pylist(), np.asarray(times), np.asarray(known), exact)
         self._readmitted[name] |= {seq for seq in readmitted if where.among or where.first <= seq < where.end}
 
     def _forget(self, now_us: int) -> None:
@@ -217,19 +216,17 @@ class Current:
             before = now_us - SLACK_US
             if before - group.windows.reach_us < max(group.windows.longest_us // 8, SECOND_US):
                 continue
-            keys = group.windows.keys
-            for begin in range(0, max(len(keys), 1), _TAKEN):
-                with self.lock:
-                    group.windows.forget(before, keys[begin : begin + _TAKEN])
+            group.windows.forget(before)
 
 
-def _exact(column: pa.Array) -> list[int | None]:
-    """Decimals as whole numbers of their smallest step."""
+def _exact(column: pa.Array) -> NDArray[np.int64]:
+    """Decimals, as the windows take them."""
     # Arrow keeps each as 16 bytes, the low ones first.
     halves = np.frombuffer(column.buffers()[1], np.int64)[2 * column.offset : 2 * (column.offset + len(column))]
-    low, high = halves[::2].view(np.uint64).tolist(), halves[1::2].tolist()
-    there = column.is_valid().to_pylist()
-    return [(h << 64) + n if valid else None for n, h, valid in zip(low, high, there, strict=True)]
+    there = column.is_valid().to_numpy(zero_copy_only=False)
+    return exact_parts(
+        np.ascontiguousarray(halves[::2]).view(np.uint64), np.ascontiguousarray(halves[1::2]), there
+    )
 
 
 def _kind(type_: pa.DataType) -> str | None:

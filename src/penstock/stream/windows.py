@@ -8,66 +8,42 @@ same rule is computed in SQL by ``aggregates``; this is its form for one key at 
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from itertools import accumulate
+import threading
+from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.kernels import windows as kernels
 from penstock.stream.spec import Aggregate
 
-__all__ = ["SCALE", "Value", "Windows", "as_double"]
+__all__ = ["SCALE", "Value", "Windows", "as_double", "exact_parts"]
 
 SCALE = 10**9
 """Sums are exact in steps of one in this many."""
 Value = int | float | None
-_EXACT_DOUBLE = 1 << 53
+_Ints = NDArray[np.int64]
+_SWEPT = 1 << 14
+"""Keys that are looked at for expired events while nobody can look up."""
+_ADDED = 1 << 10
+"""Events that are added while nobody can."""
+_SLOTS = 1 << 12
 
 
-class _Run:
-    """Moments in order; of each column that is summed, how many values, and which sum, there were before each."""
-
-    __slots__ = ("counts", "moments", "sums")
-
-    def __init__(self, columns: int) -> None:
-        self.moments = array("q")
-        self.counts = tuple(array("q", [0]) for _ in range(columns))
-        self.sums: tuple[list[int], ...] = tuple([0] for _ in range(columns))
-
-    def append(self, moment: int, values: Sequence[int | None]) -> None:
-        """Add an event that is no earlier than the others."""
-        self.moments.append(moment)
-        for counts, sums, value in zip(self.counts, self.sums, values, strict=True):
-            counts.append(counts[-1] + (value is not None))
-            sums.append(sums[-1] + (value or 0))
-
-    def merge(self, events: list[tuple[int, Sequence[int | None]]]) -> None:
-        """Add events of any moments."""
-        events.sort(key=lambda event: event[0])
-        place = bisect_right(self.moments, events[0][0])
-        moments = [*self.moments[place:], *(moment for moment, _ in events)]
-        order = sorted(range(len(moments)), key=moments.__getitem__)
-        self.moments[place:] = array("q", [moments[n] for n in order])
-        for column, (counts, sums) in enumerate(zip(self.counts, self.sums, strict=True)):
-            values = [values[column] for _, values in events]
-            ones = [b - a for a, b in zip(counts[place:], counts[place + 1 :], strict=False)]
-            ones += [int(value is not None) for value in values]
-            parts = [b - a for a, b in zip(sums[place:], sums[place + 1 :], strict=False)]
-            parts += [value or 0 for value in values]
-            counts[place:] = array("q", accumulate((ones[n] for n in order), initial=counts[place]))
-            sums[place:] = list(accumulate((parts[n] for n in order), initial=sums[place]))
-
-    def drop(self, count: int) -> None:
-        """Forget the first moments; what they came to is the new beginning."""
-        del self.moments[:count]
-        for counts, sums in zip(self.counts, self.sums, strict=True):
-            del counts[:count], sums[:count]
+def exact_parts(low: NDArray[np.uint64], high: _Ints, there: NDArray[np.bool_]) -> _Ints:
+    """Numbers of 128 bits, of which the halves are given, as kernels take them: i64[4, n]."""
+    bits = np.uint64(kernels.BITS)
+    mask = np.uint64((1 << kernels.BITS) - 1)
+    middle = (low >> bits) | (high.view(np.uint64) << (np.uint64(64) - bits))
+    parts = [there, low & mask, middle & mask, high >> np.int64(2 * kernels.BITS - 64)]
+    return np.stack([np.where(there, part.astype(np.int64), 0) for part in parts])
 
 
 class Windows:
-    """Aggregates over the events of one stream by the same columns. Not for several threads at once.
+    """Aggregates over the events of one stream by the same columns. One thread adds; any may look up.
 
-    Costs 8 bytes for each event and each distinct window, and as many once more, plus about 50 for each column
-    that is summed in each of these; and some 500 for each key.
+    An event costs 8 bytes for each distinct window, and 8 more; and for each column that is summed 32 in each of
+    these; up to twice that, as room is given in powers of two. A key costs some 250 besides.
     """
 
     def __init__(self, specs: Sequence[Aggregate]) -> None:
@@ -75,115 +51,160 @@ class Windows:
         self.names = tuple(spec.name for spec in specs)
         self.summed = tuple(sorted({spec.of for spec in specs if spec.of is not None}))
         """Columns whose values events must bring."""
-        self._overs = sorted({spec.over_us for spec in specs})
-        self._specs = [
-            (
-                1 + self._overs.index(spec.over_us),
-                -1 if spec.of is None else self.summed.index(spec.of),
-                spec.what == "mean",
-            )
-            for spec in specs
-        ]
-        self._keys: dict[str, tuple[_Run, ...]] = {}
-        self._nothing = tuple(_value(0, 0, of, mean) for _, of, mean in self._specs)
-        self.events = 0
-        """Events that are held."""
+        self._overs = np.array(sorted({spec.over_us for spec in specs}), np.int64)
+        self._specs = np.array(
+            [
+                (
+                    1 + self._overs.tolist().index(spec.over_us),
+                    -1 if spec.of is None else self.summed.index(spec.of),
+                )
+                for spec in specs
+            ],
+            np.int64,
+        )
+        self._whats = tuple(spec.what for spec in specs)
+        self.nothing = tuple(_value(what, 0, 0) for what in self._whats)
+        """What a key without events has."""
         self.reach_us = -(1 << 62)
         """The earliest moment that can be asked for."""
+        self._lock = threading.Lock()
+        self._ids: dict[str, int] = {}
+        self._texts: list[str] = []
+        self._unused: list[int] = []
+        runs = 1 + len(self._overs)
+        self._keys = (np.full(1, -1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64))
+        self._runs = (np.empty((runs, 0), np.int64), np.empty((runs * len(self.summed), 4, 0), np.int64))
+        self._state = np.full(kernels.STATE, -1, np.int64)
+        self._state[:2] = 0
+        self._out = np.zeros((len(specs), 4), np.int64)
 
     @property
     def longest_us(self) -> int:
         """The longest window."""
-        return self._overs[-1]
+        return int(self._overs[-1])
 
     @property
-    def keys(self) -> list[str]:
-        """Keys that have events."""
-        return list(self._keys)
+    def keys(self) -> int:
+        """How many keys have events."""
+        return len(self._ids)
 
-    def add(
-        self,
-        keys: Sequence[str],
-        times_us: Sequence[int],
-        known_us: Sequence[int],
-        values: Sequence[Sequence[int | None]] = (),
-    ) -> None:
-        """Add events: their keys, when they happened, and from when on they are known.
+    @property
+    def events(self) -> int:
+        """Events that are held."""
+        return int(self._state[1])
+
+    def add(self, keys: Sequence[str], times_us: _Ints, known_us: _Ints, values: _Ints) -> None:
+        """Add events: their keys, when they happened, and from when on they are known, i64[n] each.
 
         Args:
-            values: for each of ``summed`` the events' values, in steps of 1 / ``SCALE``.
+            values: i64[F, 4, n], for each of ``summed`` what ``exact_parts`` gives, in steps of 1 / ``SCALE``.
         """
-        longest, reach, overs, columns = self.longest_us, self.reach_us, self._overs, len(self.summed)
-        rows: Sequence[tuple[int | None, ...]] = list(zip(*values, strict=True)) if values else [()] * len(keys)
-        late: dict[int, tuple[_Run, list[tuple[int, Sequence[int | None]]]]] = {}
-        for key, time, known, row in zip(keys, times_us, known_us, rows, strict=True):
-            last = time + longest
-            if last <= known or last <= reach:
-                continue  # it is in no window that can be asked for
-            self.events += 1
-            runs = self._keys.get(key)
-            if runs is None:
-                runs = self._keys[key] = tuple(_Run(columns) for _ in range(1 + len(overs)))
-            for n, run in enumerate(runs):
-                moment = known if n == 0 else max(known, time + overs[n - 1])
-                if not run.moments or moment >= run.moments[-1]:
-                    run.append(moment, row)
-                else:
-                    late.setdefault(id(run), (run, []))[1].append((moment, row))
-        for run, events in late.values():
-            run.merge(events)
+        for begin in range(0, len(keys), _ADDED):
+            part = slice(begin, begin + _ADDED)
+            times, known = times_us[part], known_us[part]
+            counts = times + self._overs[-1] > np.maximum(known, self.reach_us)
+            if counts.all():
+                self._add(keys[part], times, known, values[:, :, part])
+            else:  # a key has an id while it has events, no longer
+                some = [key for key, taken in zip(keys[part], counts.tolist(), strict=True) if taken]
+                self._add(some, times[counts], known[counts], values[:, :, part][:, :, counts])
+
+    def _add(self, keys: Sequence[str], times: _Ints, known: _Ints, values: _Ints) -> None:
+        ids = np.array([self._id(key) for key in keys], np.int64)
+        if len(self._texts) > len(self._keys[0]):
+            self._grow_keys()
+        done = 0
+        while done < len(ids):
+            part = np.ascontiguousarray(values[:, :, done:])
+            with self._lock:
+                done += kernels.add(
+                    ids[done:],
+                    times[done:],
+                    known[done:],
+                    part,
+                    self._overs,
+                    self._keys,
+                    self._runs,
+                    self._state,
+                )
+            if done < len(ids):
+                self._grow_runs()
+
+    def _id(self, key: str) -> int:
+        found = self._ids.get(key)
+        if found is None:
+            if self._unused:
+                found = self._unused.pop()
+                self._texts[found] = key
+            else:
+                found = len(self._texts)
+                self._texts.append(key)
+            self._ids[key] = found
+        return found
+
+    def _grow_keys(self) -> None:
+        size = 2 * len(self._texts)
+        grown = []
+        for array, fill in zip(self._keys, (-1, 0, 0), strict=True):
+            larger = np.full(size, fill, np.int64)
+            larger[: len(array)] = array
+            grown.append(larger)
+        with self._lock:
+            self._keys = (grown[0], grown[1], grown[2])
+
+    def _grow_runs(self) -> None:
+        """Nobody else changes them, so who looks up waits for the exchange alone."""
+        grown = []
+        for array in self._runs:
+            # What is not written to yet takes no memory.
+            larger = np.empty((*array.shape[:-1], max(_SLOTS, 2 * array.shape[-1])), np.int64)
+            larger[..., : array.shape[-1]] = array
+            grown.append(larger)
+        with self._lock:
+            self._runs = (grown[0], grown[1])
 
     def look_up(self, key: str | None, at_us: int) -> tuple[Value, ...]:
         """The aggregates of a key at a moment, which is ``reach_us`` or later; none has events of the key None."""
-        runs = self._keys.get(key) if key is not None else None
-        if runs is None:
-            return self._nothing
-        added = runs[0]
-        begun = bisect_right(added.moments, at_us)
-        found: list[Value] = []
-        for n, of, mean in self._specs:
-            expired = runs[n]
-            ended = bisect_right(expired.moments, at_us)
-            if of < 0:
-                found.append(begun - ended)
-                continue
-            count = added.counts[of][begun] - expired.counts[of][ended]
-            found.append(_value(count, added.sums[of][begun] - expired.sums[of][ended], of, mean))
-        return tuple(found)
+        with self._lock:
+            found = self._ids.get(key) if key is not None else None
+            # A key that has just come has an id before it has an event.
+            if found is None or found >= len(self._keys[0]):
+                return self.nothing
+            if not kernels.look_up(found, at_us, self._specs, self._keys, self._runs, self._out):
+                return self.nothing
+            parts = self._out.tolist()
+        return tuple(
+            [
+                count if what == "count" else _value(what, count, _whole(low, middle, high))
+                for what, (count, low, middle, high) in zip(self._whats, parts, strict=True)
+            ]
+        )
 
-    def forget(self, before_us: int, keys: Iterable[str] | None = None) -> None:
-        """Let go of what no moment from ``before_us`` on can see, of these keys (all where None).
-
-        Where n events have expired by then, at least n moments of each run lie before it: the first n go, and no
-        difference changes.
-        """
+    def forget(self, before_us: int) -> None:
+        """Let go of the events that no moment from ``before_us`` on can see."""
         self.reach_us = max(self.reach_us, before_us)
-        for key in list(self._keys) if keys is None else keys:
-            runs = self._keys.get(key)
-            if runs is None:
-                continue
-            moments = runs[-1].moments
-            count = bisect_right(moments, before_us)
-            self.events -= count
-            if count == len(moments):
-                del self._keys[key]
-            elif count:
-                for run in runs:
-                    run.drop(count)
+        gone = np.empty(_SWEPT, np.int64)
+        for begin in range(0, len(self._texts), _SWEPT):
+            with self._lock:
+                count = kernels.expire(self.reach_us, begin, self._keys, self._runs, self._state, gone)
+                for each in gone[:count].tolist():
+                    del self._ids[self._texts[each]]
+                    self._texts[each] = ""
+                    self._unused.append(each)
 
 
 def as_double(exact: int) -> float:
-    """A sum in steps of 1 / ``SCALE``, with the bits of DuckDB's cast of a decimal(38,9) to a double."""
-    if -_EXACT_DOUBLE <= exact <= _EXACT_DOUBLE:
-        return exact / SCALE
-    whole, rest = divmod(abs(exact), SCALE)
-    value = float(whole) + rest / SCALE
-    return value if exact > 0 else -value
+    """A sum in steps of 1 / ``SCALE``, rounded once, as DuckDB (2.0) casts a decimal(38,9) to a double."""
+    return exact / SCALE
 
 
-def _value(count: int, total: int, of: int, mean: bool) -> Value:
-    if of < 0:
+def _whole(low: int, middle: int, high: int) -> int:
+    return low + (middle << kernels.BITS) + (high << 2 * kernels.BITS)
+
+
+def _value(what: str, count: int, total: int) -> Value:
+    if what == "count":
         return count
-    if mean:
+    if what == "mean":
         return as_double(total) / count if count else None
     return as_double(total)
