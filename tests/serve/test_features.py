@@ -204,7 +204,7 @@ def test_a_bad_row_is_told_and_no_other(world: World, row: Any, message: str) ->
     [
         (QUERY, "paid", '\'paid\' cannot be served: "c"."cost" looks at c.cost, which a request does not have'),
         (
-            "select *, (select count(*) from clicks c where c.user = i.user) as n, true as clicked from impressions i",
+            "select *, (select count(*) from clicks c where c.user = i.user) n, true clicked from impressions i",
             "n",
             "looks at other rows",
         ),
@@ -281,6 +281,13 @@ def test_requests(world: World) -> None:
     one = json.loads(call("POST", "/predict", b'{"user": "a"}').body)["predictions"]
     assert json.loads(answer.body)["outputs"][0]["data"] == one
     assert call("POST", "/predict", b'[{"user": ["a"]}]').status == 400
+    about = json.loads(call("GET", "/v2/models/ctr").body)
+    assert {each["name"]: each["datatype"] for each in about["inputs"]} == {
+        **dict.fromkeys(["ts", "user", "site", "browser", "ad"], "BYTES"),
+        "price": "FP64",
+    }
+    described = json.loads(call("GET", "/openapi.json").body)["components"]["schemas"]["Row of ctr"]["properties"]
+    assert set(described) == {each["name"] for each in about["inputs"]}
     metrics = call("GET", "/metrics").body.decode()
     values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line.startswith("penstock_features"))
     assert float(values['penstock_features_events{model="ctr"}']) == world.features.events > 0

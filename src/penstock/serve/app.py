@@ -289,7 +289,8 @@ class App:
         name, batcher = self._of_path(request.path)
         plan = batcher.scorer.model.plan
         assert plan is not None
-        about = model_metadata(name, [batcher.scorer.version], plan)
+        brought = self._features[name].bind(plan).inputs if name in self._features else None
+        about = model_metadata(name, [batcher.scorer.version], plan, brought)
         return _json({**about, "parameters": _lineage(batcher.scorer)})
 
     async def _model_ready(self, request: _Request) -> _Answer:
@@ -310,7 +311,8 @@ class App:
 
     def _described(self) -> dict[str, Any]:
         plans = {name: each.scorer.model.plan for name, each in self.models.items()}
-        return describe(plans, self._limits.rows, with_token=self._token is not None)
+        brought = {name: self._features[name].bind(plans[name]).inputs for name in self._features}
+        return describe(plans, self._limits.rows, with_token=self._token is not None, brought=brought)
 
     @staticmethod
     def _log(log: TextIO, scope: Scope, status: int, seconds: float) -> None:

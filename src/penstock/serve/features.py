@@ -164,8 +164,9 @@ class Bound:
         self._computed = [(column.name, column.name not in raw) for column in computed]
         self._query = _query(current, computed, stream.schema)
         keys = [name for group in self._groups for name in group.by]
-        self.inputs = tuple(dict.fromkeys([*(name for name in sorted(used) if name in raw), *keys]))
-        """Columns of the primary stream that a request should bring."""
+        names = dict.fromkeys([*(name for name in stream.schema.names if name in used), *keys])
+        self.inputs = {name: _kind(stream.schema.field(name).type) for name in names}
+        """Columns of the primary stream that a request should bring, and their kinds, as a plan says them."""
         self._known = frozenset([*self.inputs, *inputs, *used])
         self._made = [c.name for c in needed if not (c.plain and c.columns == (c.name,) and c.name in raw)]
         """What is not in a row as it comes."""
@@ -178,7 +179,7 @@ class Bound:
         Raises:
             BadRow: a key or time cannot be read, or lies before what is known.
         """
-        check_rows(rows, self._known, self.inputs)
+        check_rows(rows, self._known, list(self.inputs))
         times = self._times(rows)
         full = [dict(row) for row in rows]
         for n, row in enumerate(full):
@@ -275,6 +276,12 @@ class Bound:
             place = table.schema.get_field_index(name)
             table = table.append_column(name, made) if place < 0 else table.set_column(place, name, made)
         return table
+
+
+def _kind(type_: pa.DataType) -> str:
+    if pa.types.is_floating(type_) or pa.types.is_decimal(type_):
+        return "raw"
+    return "list" if pa.types.is_list(type_) else "map" if pa.types.is_map(type_) else "categorical"
 
 
 def _of(name: str, found: Mapping[str, RowColumn]) -> RowColumn:
