@@ -151,6 +151,7 @@ def test_rows_have_the_bits_of_examples(world: World) -> None:
     np.testing.assert_array_equal(served.keys, learnt.keys)
     np.testing.assert_array_equal(served.values, learnt.values)
     np.testing.assert_array_equal(world.scorer.score(whole), world.scorer.score_table(table))
+    assert [row for n in range(0, 40, 5) for row in bound.rows(rows[n : n + 5])] == whole[:40]  # by another way
 
 
 def test_tables_have_the_bits_of_rows(world: World) -> None:
