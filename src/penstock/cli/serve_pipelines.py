@@ -44,6 +44,7 @@ def features_of(pipelines: Sequence[str], scorers: Mapping[str, Scorer]) -> dict
 
 
 def _load(job: str, features: Features) -> None:
+    click.echo(f"pipeline {job}: reading {features.pipeline.log}")
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
