@@ -28,6 +28,9 @@ def features_of(pipelines: Sequence[str], scorers: Mapping[str, Scorer]) -> dict
     jobs = _jobs(pipelines, list(scorers))
     if not jobs:
         return {}
+    from penstock.log.delta import require_deltalake
+
+    require_deltalake()  # what else the extra brings is imported next, and tells less
     from penstock.job.pipeline import read_pipeline
     from penstock.serve.features import Features
 

@@ -100,6 +100,8 @@ class App:
         self.models = {name: Batcher(scorer, self._completing(name)) for name, scorer in models.items()}
         self.metrics = Metrics(lambda: {name: each.scorer for name, each in self.models.items()})
         for name, each in self._features.items():
+            if not each.current.groups:
+                continue  # columns are computed alone, and nothing ages
             self.metrics.watch_features(name, each)
         self._default = next(iter(models))
         self._token, self._limits, self._access_log = token, limits or ServeLimits(), access_log

@@ -42,8 +42,8 @@ def exact_parts(low: NDArray[np.uint64], high: _Ints, there: NDArray[np.bool_]) 
 class Windows:
     """Aggregates over the events of one stream by the same columns. One thread adds; any may look up.
 
-    An event costs 8 bytes for each distinct window, and 8 more; and for each column that is summed 32 in each of
-    these; up to twice that, as room is given in powers of two. A key costs some 250 besides.
+    An event takes 8 bytes, and 8 for each length of window; 32 more in each of these for a column that is summed; up
+    to twice that, as room is given in powers of two. A key takes some 200 besides.
     """
 
     def __init__(self, specs: Sequence[Aggregate]) -> None:
@@ -92,6 +92,13 @@ class Windows:
     def events(self) -> int:
         """Events that are held."""
         return int(self._state[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the events: slots that were handed out."""
+        moments, totals = self._runs
+        of_slot = moments.shape[0] + totals.shape[0] * totals.shape[1]
+        return int(self._state[0]) * of_slot * moments.itemsize
 
     def add(self, keys: Sequence[str], times_us: _Ints, known_us: _Ints, values: _Ints) -> None:
         """Add events: their keys, when they happened, and from when on they are known, i64[n] each.
