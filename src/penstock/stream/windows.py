@@ -42,8 +42,8 @@ def exact_parts(low: NDArray[np.uint64], high: _Ints, there: NDArray[np.bool_]) 
 class Windows:
     """Aggregates over the events of one stream by the same columns. One thread adds; any may look up.
 
-    An event takes 8 bytes, and 8 for each length of window; 32 more in each of these for a column that is summed; up
-    to twice that, as room is given in powers of two. A key takes some 200 besides.
+    An event takes 8 bytes, and 8 for each length of window; 32 more in each of these for a column that is summed;
+    up to twice that, as room is given in powers of two. A key takes some 200 besides.
     """
 
     def __init__(self, specs: Sequence[Aggregate]) -> None:
