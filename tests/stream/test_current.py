@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from penstock.errors import ConfigError, PenstockError
+from penstock.errors import ConfigError, PenstockError, StorageError
 from penstock.log import Log
 from penstock.log.times import TIMESTAMP
 from penstock.stream.current import SLACK_US, Current, key_of
@@ -169,6 +169,29 @@ def test_steps_are_taken_where_nobody_takes_them(tmp_path: Path) -> None:
     add(log, "buys", [(2, 2, "a", 1, 1.0, None)])
     assert again.advance(T0 + 2 * SECOND)  # whoever begins takes what is there
     assert served(again, "a", 1, T0 + 2 * SECOND)["n_short"] == 3
+
+
+def test_a_log_that_cannot_be_written_to_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, reader = new_log(tmp_path), Log(str(tmp_path))
+    current = Current(reader, pipeline(tmp_path), T0)
+    real, tries = reader.step, []
+
+    def refused(**options: Any) -> Any:
+        tries.append(options["tick_us"])
+        raise StorageError("read-only")
+
+    monkeypatch.setattr(reader, "step", refused)
+    add(log, "buys", [(0, 0, "a", 1, 1.0, None)])
+    for second in (0, 1, 59, 60, 61):
+        assert not current.advance(T0 + second * SECOND)
+    assert tries == [T0, T0 + 60 * SECOND]
+    log.step(tick_us=T0 + 62 * SECOND)
+    assert current.advance(T0 + 62 * SECOND)
+    monkeypatch.setattr(reader, "step", real)
+    add(log, "buys", [(70, 70, "a", 1, 1.0, None)])
+    assert not current.advance(T0 + 119 * SECOND)
+    assert not current.advance(T0 + 119 * SECOND)
+    assert current.advance(T0 + 120 * SECOND)
 
 
 def test_a_log_that_cannot_be_read_changes_nothing_and_is_read_on(tmp_path: Path) -> None:

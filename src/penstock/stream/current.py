@@ -27,6 +27,8 @@ __all__ = ["SLACK_US", "Current", "key_of"]
 
 SLACK_US = 60 * SECOND_US
 """How long before now a moment may lie that is asked for."""
+_UNWRITABLE_US = 60 * SECOND_US
+"""How long a log that could not be written to is only read."""
 _READ_EVENTS = 1 << 20
 """Places of a stream that are read at once."""
 _TAKEN = 1 << 13
@@ -76,8 +78,8 @@ class Current:
             self._check_keys(group)
         self.steps = 0
         """That have been taken in."""
-        self.writes = True
-        """Whether this takes steps where nobody else does."""
+        self._writes_from_us = now_us
+        """Before this, no step is taken here: the log could not be written to."""
         self._from_us = now_us - SLACK_US
         self._read = dict.fromkeys((group.stream for group in self.groups), 0)
         self._seen: dict[str, int] | None = None
@@ -160,11 +162,11 @@ class Current:
         # Whoever begins waits for nobody.
         waiting = ends if self._seen is None else self._seen
         self._seen = ends
-        if self.writes and any(end > known[name] for name, end in waiting.items()):
+        if now_us >= self._writes_from_us and any(end > known[name] for name, end in waiting.items()):
             try:
                 self._log.step(tick_us=now_us, unchanged=False)
-            except StorageError:
-                self.writes = False  # somebody who may write will take it
+            except StorageError:  # somebody who may write will take it
+                self._writes_from_us = now_us + _UNWRITABLE_US
             timeline.extend()
 
     def _read_new(self, name: str, end: int, say: Callable[[str, int, int], None] | None) -> None:
