@@ -27,6 +27,7 @@ BENCHMARKS = {
     "serve-http": "a row a request over HTTP, beside FastAPI and scikit-learn",
     "serve-bulk": "Arrow bodies over HTTP",
     "score": "an exported model in NumPy alone, beside a server's scorer",
+    "windows": "aggregates in memory: events taken in, look-ups, bytes, beside DuckDB",
     "kernel": "learning alone, on hashed batches in memory, beside scikit-learn and the memory's limit",
     "quality": "AUC and accuracy on a9a, beside scikit-learn",
     "startup": "the command line: --help, and a run of 10,000 rows",

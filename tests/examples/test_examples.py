@@ -48,6 +48,13 @@ def test_from_events(tmp_path: Path) -> None:
     assert "{'first': 50000, 'retraction': 500, 'correction': 500}" in out
 
 
+def test_live_features(tmp_path: Path) -> None:
+    out = run("live_features.py", tmp_path)
+    scores = [float(score) for score in re.findall(r"^\d clicks: (\S+)$", out, re.MULTILINE)]
+    assert len(scores) == 4 and scores == sorted(set(scores)), out
+    assert scores[0] < 0.05 < 0.3 < scores[3]
+
+
 def test_examples_are_short() -> None:
     programs = sorted((ROOT / "examples").glob("*.py"))
     assert len(programs) >= 2

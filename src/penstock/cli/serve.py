@@ -51,6 +51,13 @@ def serve() -> None:
     help="Of a new version, as a multiple of the one that answers; worse is not switched to.",
 )
 @click.option("--calibration", default="0.33:3", show_default=True, help="Of a new version, at least and at most.")
+@click.option(
+    "--pipeline",
+    "pipelines",
+    metavar="[NAME=]JOB",
+    multiple=True,
+    help="Job file (.toml) whose aggregates are kept and looked up: for all models, or for one.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes any.")
 @click.option(
@@ -73,6 +80,7 @@ def models(
     cache: str | None,
     worst_logloss: float,
     calibration: str,
+    pipelines: tuple[str, ...],
     host: str,
     port: int,
     token_file: str | None,
@@ -90,12 +98,14 @@ def models(
     curl localhost:8080/predict -d '[{"site": "news", "user": "u17", "price": 3.2}]'
 
     The first is the one that /predict means; each is at /v2/models/NAME/infer too (Open Inference Protocol). A
-    model's name is its folder's, unless given. The page at / says which columns each takes.
+    model's name is its folder's, unless given. The page at / says which columns each takes. With --pipeline, rows
+    bring the columns of the pipeline's first stream, and its aggregates are looked up as of now.
 
     \b
     penstock serve versions MODEL             which there are
     penstock serve rollback MODEL --to 41     have all servers that follow go back
     """
+    from penstock.cli.serve_pipelines import features_of
     from penstock.serve.app import ServeLimits
     from penstock.serve.gate import Gate
     from penstock.serve.start import Serving, parse_canary, parse_model
@@ -120,6 +130,7 @@ def models(
         mapped=mapped,
         cache=cache,
         gate=Gate(worst_logloss=worst_logloss, calibration=_bounds(calibration)),
+        features=lambda scorers: features_of(pipelines, scorers),
     )
     with serving:
         app = serving.load(click.echo, token=token, limits=limits, access_log=sys.stderr if access_log else None)

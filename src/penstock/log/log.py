@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import fsspec
 import pyarrow as pa
@@ -60,6 +61,16 @@ class Log:
         except OSError as error:
             raise DataError(f"{self.place}: cannot be read: {error.strerror or error}") from error
         return sorted(name for name in names if _NAME.fullmatch(name) and DeltaFolder.exists(self._uri(name)))
+
+    def check_there(self) -> None:
+        """What was open before is still there.
+
+        Raises:
+            DataError: the folder is gone. (An object store tells by itself; of a folder that is gone the library
+                says that there is nothing new.)
+        """
+        if "://" not in self.place and not Path(self.place).is_dir():
+            raise DataError(f"{self.place}: there is no such folder any more")
 
     def has(self, name: str) -> bool:
         """Whether there is such a stream."""

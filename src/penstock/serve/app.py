@@ -11,14 +11,14 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import parse_qsl
 
 import msgspec
 import pyarrow as pa
 
 from penstock.errors import ConfigError, InputError, StorageError
-from penstock.serve.batching import Batcher
+from penstock.serve.batching import Batcher, Complete
 from penstock.serve.inference import BadTensors, infer_response, model_metadata, read_infer, tensor_rows
 from penstock.serve.metrics import CONTENT_TYPE, Metrics
 from penstock.serve.openapi import describe, page
@@ -40,6 +40,9 @@ from penstock.transport.http import (
     send_answer,
 )
 from penstock.version import __version__
+
+if TYPE_CHECKING:
+    from penstock.serve.features import Features
 
 __all__ = ["ARROW", "App", "ServeLimits"]
 
@@ -89,13 +92,23 @@ class App:
         token: bytes | None = None,
         limits: ServeLimits | None = None,
         access_log: TextIO | None = None,
+        features: Mapping[str, Features] | None = None,
     ) -> None:
         """Serve these; the first is the one that ``/predict`` means. Those of ``canaries`` get a share of the
-        requests for the model of their name. A line of JSON for each request goes to ``access_log``."""
+        requests for the model of their name. A line of JSON for each request goes to ``access_log``. By name of a
+        model, ``features`` are what its pipeline adds to rows."""
         if not models:
             raise ConfigError("there is no model to serve")
-        self.models = {name: Served(scorer, (canaries or {}).get(name)) for name, scorer in models.items()}
+        self._features = dict(features or {})
+        self.models = {
+            name: Served(scorer, (canaries or {}).get(name), self._completing(name))
+            for name, scorer in models.items()
+        }
         self.metrics = Metrics(self.models)
+        for name, each in self._features.items():
+            if not each.current.groups:
+                continue  # columns are computed alone, and nothing ages
+            self.metrics.watch_features(name, each)
         self._default = next(iter(models))
         self._token, self._limits, self._access_log = token, limits or ServeLimits(), access_log
         self._tables = 0
@@ -121,6 +134,12 @@ class App:
     def refused(self, name: str) -> None:
         """A version of a model was not switched to."""
         self.metrics.refused(name)
+
+    def _completing(self, name: str) -> Complete | None:
+        features = self._features.get(name)
+        if features is None:
+            return None
+        return lambda scorer, rows: features.bind(scorer.model.plan).rows(rows)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -201,7 +220,7 @@ class App:
             most = _whole(options["explain"], "explain")
             if len(rows) > self._limits.explained_rows:
                 raise Refused(413, f"got {len(rows):,} rows to explain, allowed: {self._limits.explained_rows:,}")
-            answer["explanations"] = scored.scorer.explain(rows, most)
+            answer["explanations"] = scored.scorer.explain(scored.rows, most)
         if "lineage" in options:
             answer["lineage"] = _lineage(scored.scorer)
         return _Answer(msgspec.json.encode(answer))
@@ -225,6 +244,8 @@ class App:
         except (pa.ArrowException, OSError, ValueError) as error:
             text = " ".join(str(error).split())[:200]
             raise Refused(400, f"the body is no Arrow stream: {text}") from error
+        if name in self._features:
+            table = self._features[name].bind(scorer.model.plan).table(table)
         scores = pa.table({"score": scorer.score_table(table)})
         scores = scores.replace_schema_metadata({"model": name, "version": scorer.version})
         sink = pa.BufferOutputStream()
@@ -293,7 +314,8 @@ class App:
         name, served, batcher = self._of_path(request.path)
         plan = batcher.scorer.model.plan
         assert plan is not None
-        about = model_metadata(name, served.versions(), plan)
+        brought = self._features[name].bind(plan).inputs if name in self._features else None
+        about = model_metadata(name, served.versions(), plan, brought)
         return _json({**about, "parameters": _lineage(batcher.scorer)})
 
     async def _model_ready(self, request: _Request) -> _Answer:
@@ -314,7 +336,8 @@ class App:
 
     def _described(self) -> dict[str, Any]:
         plans = {name: each.stable.scorer.model.plan for name, each in self.models.items()}
-        return describe(plans, self._limits.rows, with_token=self._token is not None)
+        brought = {name: self._features[name].bind(plans[name]).inputs for name in self._features}
+        return describe(plans, self._limits.rows, with_token=self._token is not None, brought=brought)
 
     @staticmethod
     def _log(log: TextIO, scope: Scope, status: int, seconds: float) -> None:

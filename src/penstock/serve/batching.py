@@ -7,16 +7,17 @@ request is scored at once; under load, the more wait, the cheaper is each.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from penstock.serve.rows import BadRow
 from penstock.serve.scorer import Scorer
 
-__all__ = ["Batcher", "Scored"]
+__all__ = ["Batcher", "Complete", "Scored"]
 
 Rows = Sequence[Mapping[str, Any]]
+Complete = Callable[[Scorer, Rows], Rows]
 
 MOST_ROWS = 1024
 """Rows that are scored without a look at what came meanwhile, unless one request alone has more."""
@@ -28,13 +29,16 @@ class Scored:
 
     scores: list[float]
     scorer: Scorer
+    rows: Rows
+    """As they were scored: with what a pipeline adds to them."""
 
 
 class Batcher:
     """Scores rows by the newest version of a model, in the loop's thread."""
 
-    def __init__(self, scorer: Scorer) -> None:
-        self.scorer = scorer
+    def __init__(self, scorer: Scorer, complete: Complete | None = None) -> None:
+        """``complete`` gives rows what the scorer needs and requests do not bring."""
+        self.scorer, self._complete = scorer, complete
         self.batches = 0
         """How often rows were scored."""
         self._waiting: list[tuple[Rows, asyncio.Future[Scored]]] = []
@@ -72,7 +76,10 @@ class Batcher:
         while group:
             self.batches += 1
             try:
-                scores = scorer.score([row for rows, _ in group for row in rows]).tolist()
+                whole: Rows = [row for rows, _ in group for row in rows]
+                if self._complete is not None:
+                    whole = self._complete(scorer, whole)
+                scores = scorer.score(whole).tolist()
                 break
             except BadRow as error:
                 # The request at fault is told, and the others do not suffer for it.
@@ -89,5 +96,6 @@ class Batcher:
                 return
         begin = 0
         for rows, future in group:
-            future.set_result(Scored(scores[begin : begin + len(rows)], scorer))
+            part = slice(begin, begin + len(rows))
+            future.set_result(Scored(scores[part], scorer, whole[part]))
             begin += len(rows)

@@ -50,6 +50,8 @@ class Follower:
         """Versions that were not switched to."""
         self.scorer: Scorer | None = None
         """What answers."""
+        self.check: Callable[[Scorer], object] = lambda scorer: None
+        """Raises what else speaks against a version."""
         self._loader, self._gate = loader, gate or Gate()
         self._refused: tuple[dict[str, Any] | None, str] | None = None
         self._again_s, self._wait_s = 0.0, _AGAIN_S
@@ -117,6 +119,7 @@ class Follower:
             self.versions.fetch(manifest)
             scorer = self._loader.load(manifest, answering)
             self._gate.check(scorer, answering, self._recent(manifest))
+            self.check(scorer)
         except PenstockError as error:
             self._refuse(manifest, str(error))
             return None

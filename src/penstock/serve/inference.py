@@ -7,7 +7,7 @@ shape [rows] or [rows, 1]; a column that is not sent is missing in every row, an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -106,13 +106,16 @@ def infer_response(request: InferRequest, name: str, version: str, scores: Seque
     return answer
 
 
-def model_metadata(name: str, versions: Sequence[str], plan: FeaturePlan) -> dict[str, Any]:
-    """Of ``GET /v2/models/NAME``: what it takes and gives."""
-    kinds = {column.name: column.kind for column in plan.columns}
+def model_metadata(
+    name: str, versions: Sequence[str], plan: FeaturePlan, brought: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Of ``GET /v2/models/NAME``: what it takes and gives. ``brought`` are columns of its rows, and their kinds,
+    where these are not its inputs."""
+    kinds = {**(brought or {}), **{column.name: column.kind for column in plan.columns}}
     numbers = ("raw", "standard", "log")
     inputs = [
         {"name": column, "datatype": "FP64" if kinds.get(column) in numbers else "BYTES", "shape": [-1]}
-        for column in plan.inputs
+        for column in (plan.inputs if brought is None else brought)
         if kinds.get(column) not in ("list", "map")
     ]
     outputs = [{"name": _OUTPUT, "datatype": "FP32", "shape": [-1]}]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from penstock.errors import ConfigError
 from penstock.serve.scorer import Scorer
 from penstock.serve.served import Served
+
+if TYPE_CHECKING:
+    from penstock.serve.features import Features
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
@@ -70,8 +74,22 @@ class Metrics:
             registry=registry,
         )
         self._size = gauge("penstock_model_rows", "Rows of its tables.", role, registry=registry)
+        self._features_age = gauge(
+            "penstock_features_age_seconds",
+            "Since the log was last read to its end for a model's aggregates.",
+            model,
+            registry=registry,
+        )
+        self._features_events = gauge(
+            "penstock_features_events", "Events that a model's aggregates hold.", model, registry=registry
+        )
         self._by_route: dict[tuple[str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
         self._by_model: dict[tuple[str, str], tuple[Callable[[float], None], Callable[[float], None]]] = {}
+
+    def watch_features(self, model: str, features: Features) -> None:
+        """Show how old a model's aggregates are, and how many events they hold."""
+        self._features_age.labels(model).set_function(lambda: features.age_s)
+        self._features_events.labels(model).set_function(lambda: features.events)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """A request was."""

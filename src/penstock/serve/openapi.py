@@ -21,8 +21,15 @@ _KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def describe(plans: Mapping[str, FeaturePlan | None], rows: int, *, with_token: bool) -> dict[str, Any]:
-    """The OpenAPI document."""
+def describe(
+    plans: Mapping[str, FeaturePlan | None],
+    rows: int,
+    *,
+    with_token: bool,
+    brought: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[str, Any]:
+    """The OpenAPI document. By model, ``brought`` are columns of its rows, and their kinds, where
+    these are not its inputs."""
     schemas: dict[str, Any] = {
         "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
         "Predictions": {
@@ -40,8 +47,10 @@ def describe(plans: Mapping[str, FeaturePlan | None], rows: int, *, with_token: 
     names = []
     for name, plan in plans.items():
         assert plan is not None
-        kinds = {column.name: column.kind for column in plan.columns}
-        columns = {column: _KINDS.get(kinds.get(column, ""), _CATEGORY) for column in plan.inputs}
+        of_row = (brought or {}).get(name)
+        kinds = {**(of_row or {}), **{column.name: column.kind for column in plan.columns}}
+        listed = plan.inputs if of_row is None else of_row
+        columns = {column: _KINDS.get(kinds.get(column, ""), _CATEGORY) for column in listed}
         schemas[f"Row of {name}"] = {"type": "object", "properties": columns, "minProperties": 1}
         names.append({"$ref": f"#/components/schemas/{_pointer(f'Row of {name}')}"})
     row = names[0] if len(names) == 1 else {"anyOf": names}

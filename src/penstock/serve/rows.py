@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from penstock.errors import InputError
 from penstock.features import FeaturePlan, ValueEncoder
 
-__all__ = ["BadRow", "RowReader", "read_values"]
+__all__ = ["BadRow", "RowReader", "category", "check_rows", "read_values", "shown"]
 
 Row = Mapping[str, Any]
 _Column = tuple[str, pa.DataType, Callable[[Any], Any], str]
@@ -49,12 +49,7 @@ class RowReader:
         Raises:
             BadRow: one is not.
         """
-        known = self._known
-        for n, row in enumerate(rows):
-            if not isinstance(row, dict):
-                raise BadRow(n, f"got {_shown(row)}, allowed: an object of columns")
-            if known.isdisjoint(row):
-                raise BadRow(n, f"has none of the model's columns; they are {_listed(self._names)}")
+        check_rows(rows, self._known, self._names)
 
     def read(self, rows: Sequence[Row]) -> pa.RecordBatch:
         """A record batch of the model's columns, of rows that were checked.
@@ -65,6 +60,19 @@ class RowReader:
         return pa.RecordBatch.from_arrays(
             [_array(column, [row.get(column[0]) for row in rows]) for column in self._columns], schema=self._schema
         )
+
+
+def check_rows(rows: Sequence[Any], known: frozenset[str], names: Sequence[str]) -> None:
+    """Each row is an object that has some of the ``known`` columns, which ``names`` lists.
+
+    Raises:
+        BadRow: one is not.
+    """
+    for n, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise BadRow(n, f"got {shown(row)}, allowed: an object of columns")
+        if known.isdisjoint(row):
+            raise BadRow(n, f"has none of the model's columns; they are {_listed(names)}")
 
 
 def read_values(
@@ -78,7 +86,7 @@ def read_values(
     try:
         numbers = np.array(values, np.float64).reshape(len(encoder.numbers), len(rows))
         if not _PLAIN_TEXTS.issuperset(map(type, texts)):
-            texts = [value if value is None else _category(value) for value in texts]
+            texts = [value if value is None else category(value) for value in texts]
         strings = pa.array(texts, pa.string())
     except (TypeError, ValueError, OverflowError, pa.ArrowException):
         return None
@@ -103,14 +111,14 @@ def _array(column: _Column, values: list[Any]) -> pa.Array:
         try:
             converted.append(None if value is None else convert(value))
         except (TypeError, ValueError, OverflowError) as error:
-            raise BadRow(n, f"column {name!r} is {_shown(value)}; allowed: {allowed}, or null") from error
+            raise BadRow(n, f"column {name!r} is {shown(value)}; allowed: {allowed}, or null") from error
     return pa.array(converted, type_)
 
 
 def _column(plan: FeaturePlan, name: str) -> _Column:
     found = next((column for column in plan.columns if column.name == name), None)
     if found is None or found.kind == "categorical":
-        return name, pa.string(), _category, "text, a number or a boolean"
+        return name, pa.string(), category, "text, a number or a boolean"
     if found.kind == "list":
         return name, pa.list_(pa.string()), _categories, "a list of texts, numbers or booleans"
     if found.kind == "map":
@@ -126,7 +134,7 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _category(value: Any) -> str:
+def category(value: Any) -> str:
     """The text whose key is that of the value."""
     if isinstance(value, str):
         value.encode()  # a lone surrogate is no text
@@ -146,7 +154,7 @@ def _category(value: Any) -> str:
 def _categories(value: Any) -> list[str | None]:
     if not isinstance(value, list):
         raise TypeError
-    return [None if item is None else _category(item) for item in value]
+    return [None if item is None else category(item) for item in value]
 
 
 def _weighted(value: Any) -> list[tuple[str, float | None]]:
@@ -155,7 +163,8 @@ def _weighted(value: Any) -> list[tuple[str, float | None]]:
     return [(key, None if item is None else _number(item)) for key, item in value.items()]
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value for a message."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 

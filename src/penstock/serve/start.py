@@ -8,10 +8,10 @@ import functools
 import os
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from penstock.errors import ConfigError, StorageError
 from penstock.models.remote import is_url
@@ -19,8 +19,12 @@ from penstock.serve.app import App, ServeLimits
 from penstock.serve.follow import Follower
 from penstock.serve.gate import Gate
 from penstock.serve.load import Loader
+from penstock.serve.scorer import Scorer
 from penstock.serve.served import Canary
 from penstock.serve.versions import LocalVersions, RemoteVersions
+
+if TYPE_CHECKING:
+    from penstock.serve.features import Features
 
 __all__ = ["Named", "Serving", "parse_canary", "parse_model"]
 
@@ -90,8 +94,10 @@ class Serving:
         mapped: bool = False,
         cache: str | None = None,
         gate: Gate | None = None,
+        features: Callable[[Mapping[str, Scorer]], Mapping[str, Features]] = lambda scorers: {},
     ) -> None:
-        """Name them; nothing is read yet.
+        """Name them; nothing is read yet. ``features`` gives, by model that was loaded, what its pipeline adds to
+        rows.
 
         Raises:
             ConfigError: two have one name, or a canary has that of no model.
@@ -107,6 +113,8 @@ class Serving:
                 )
         self._models, self._canaries = models, canaries
         self._follow, self._mapped, self._cache, self._gate = follow, mapped, cache, gate
+        self._make_features = features
+        self._features: Mapping[str, Features] = {}
         self._stack = contextlib.ExitStack()
         self._followers: list[tuple[Follower, bool]] = []
 
@@ -116,6 +124,8 @@ class Serving:
     def __exit__(self, *error: object) -> None:
         for follower, _ in self._followers:
             follower.stop()
+        for features in set(self._features.values()):
+            features.stop()
         self._stack.close()
 
     def load(
@@ -144,11 +154,27 @@ class Serving:
                 f"canary of {model.name}: version {scorer.version}, from {model.place}, gets "
                 f"{model.share:.3g} of the requests"
             )
-        self.app = App(scorers, canaries=canaries, token=token, limits=limits, access_log=access_log)
+        self._features = self._make_features(scorers)
+        for follower, _ in self._followers:
+            if follower.name in self._features:
+                follower.check = self._features[follower.name].check
+        for name, canary in canaries.items():
+            if name in self._features:
+                self._features[name].check(canary.scorer)
+        self.app = App(
+            scorers,
+            canaries=canaries,
+            token=token,
+            limits=limits,
+            access_log=access_log,
+            features=self._features,
+        )
         return self.app
 
     async def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Follow, from the loop that serves."""
+        for features in set(self._features.values()):
+            features.start()
         for follower, canary in self._followers:
             if not self._follow and follower.scorer is not None:
                 # What is mapped may be found damaged, and is then made anew; it stays that version.

@@ -31,6 +31,7 @@ from penstock.errors import ConfigError
 from penstock.stream.query_affected import affected_rows, in_of, in_reach, needs_of, select_affected
 from penstock.stream.query_checks import check_calls, check_types, parse_tree
 from penstock.stream.query_names import Scope, Source, column_of, parts_of, read_scopes, shown
+from penstock.stream.query_rows import RowColumn, row_columns
 
 if TYPE_CHECKING:
     import duckdb
@@ -138,6 +139,15 @@ class Query:
             for select in affected_rows(source, new, self._main, self._sources, self._needs, reaches)
         ]
         return _nested(lambda: " UNION ".join(dict.fromkeys(_text(select) for select in selects)))
+
+    @property
+    def alias(self) -> str:
+        """What the query calls the primary stream."""
+        return self._main.alias
+
+    def row_columns(self) -> list[RowColumn]:
+        """Which of an example's columns a row of the primary stream gives by itself, and how."""
+        return row_columns(self._tree, self._main.alias)
 
     def dialect(self, name: str) -> str:
         """The user's query in the SQL of another engine, such as ``spark``.

@@ -6,7 +6,7 @@ order asks for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -72,6 +72,17 @@ class Database:
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows of a small query."""
         found: list[tuple[Any, ...]] = self._fetch(lambda: self.connection.execute(sql).fetchall())
+        return found
+
+    def prepare(self, sql: str) -> Any:
+        """A statement with parameters ``$1``, ``$2``, ... for ``value``."""
+        return self._fetch(lambda: self.connection.extract_statements(sql))[0]
+
+    def values(self, statement: Any, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """The rows of a prepared statement, for few values sooner than ``table``."""
+        found: list[tuple[Any, ...]] = self._fetch(
+            lambda: self.connection.execute(statement, list(parameters)).fetchall()
+        )
         return found
 
     def register(self, name: str, table: Any) -> None:
