@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-JITLESS = ("dedup", "finite", "hashing", "linear", "merge", "optimizer", "parquet", "rows")
+JITLESS = ("dedup", "finite", "hashing", "json", "linear", "merge", "optimizer", "parquet", "rows")
 LARGE = "spread or changes_half or behind_the_data or threads"
 
 
