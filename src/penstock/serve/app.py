@@ -5,7 +5,6 @@ Requests share nothing but the scoring of their rows, and a bad one is told what
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import time
@@ -15,26 +14,27 @@ from typing import Any, TextIO
 from urllib.parse import parse_qsl
 
 import msgspec
-import pyarrow as pa
 
 from penstock.errors import ConfigError, InputError
+from penstock.serve.arrow import ARROW
 from penstock.serve.batching import Batcher
-from penstock.serve.inference import BadTensors, infer_response, model_metadata, read_infer, tensor_rows
+from penstock.serve.bodies import Bodies, Request
+from penstock.serve.inference import BadTensors, infer_response, model_metadata
+from penstock.serve.limits import ServeLimits
 from penstock.serve.metrics import CONTENT_TYPE, Metrics
 from penstock.serve.openapi import describe, page
 from penstock.serve.scorer import Scorer
+from penstock.serve.scoring import Scoring
+from penstock.serve.slices import BadJson
 from penstock.transport.http import (
     JSON,
     Gone,
-    HttpLimits,
     Receive,
     Refused,
     Scope,
     Send,
     authenticate,
     headers_of,
-    plain_body,
-    read_body,
     refusal,
     send_answer,
 )
@@ -42,21 +42,10 @@ from penstock.version import __version__
 
 __all__ = ["ARROW", "App", "ServeLimits"]
 
-ARROW = "application/vnd.apache.arrow.stream"
 _MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/ready|/infer)?")
+FACTS = "penstock.facts"
+"""Where a scope has what a trace wants to know of a request."""
 _log = logging.getLogger(__name__)
-_decode = msgspec.json.Decoder().decode
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeLimits(HttpLimits):
-    """What a server lets others do."""
-
-    rows: int = 10_000
-    """Of a request with rows in JSON."""
-    explained_rows: int = 100
-    tables: int = 4
-    """Arrow tables that are scored, or wait for it, at the same time; more are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +55,7 @@ class _Answer:
     status: int = 200
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    path: str
-    query: bytes
-    headers: Mapping[str, str]
-    receive: Receive
-
-
-_Handler = Callable[[_Request], Awaitable[_Answer]]
+_Handler = Callable[[Request], Awaitable[_Answer]]
 
 
 class App:
@@ -96,18 +77,24 @@ class App:
         self.metrics = Metrics(lambda: {name: each.scorer for name, each in self.models.items()})
         self._default = next(iter(models))
         self._token, self._limits, self._access_log = token, limits or ServeLimits(), access_log
-        self._tables = 0
+        self.draining = False
+        """Nobody shall send new requests here: the server is about to end."""
+        self._bodies, self._scoring = Bodies(self._limits), Scoring(self._limits)
         self._routes: dict[str, dict[str, _Handler]] = {
             "/predict": {"POST": self._predict},
             "/metrics": {"GET": self._metrics},
             "/v2": {"GET": self._server},
             "/v2/health/live": {"GET": self._ok},
-            "/v2/health/ready": {"GET": self._ok},
+            "/v2/health/ready": {"GET": self._ready},
             "/v2/models": {"GET": self._list},
             "/health": {"GET": self._ok},
             "/openapi.json": {"GET": self._openapi},
             "/": {"GET": self._page},
         }
+
+    def drain(self) -> None:
+        """Say that this server is not ready, and go on answering."""
+        self.draining = True
 
     def switch(self, name: str, scorer: Scorer) -> None:
         """Let a version of a model answer from the next request on; in the server's thread."""
@@ -131,12 +118,19 @@ class App:
                 allowed = ", ".join(handlers)
                 raise Refused(405, f"got {scope['method']}, allowed: {allowed}", allow=allowed)
             query = scope.get("query_string", b"")
-            answer = await handler(_Request(scope["path"], query, headers, receive))
-            status = answer.status
-            await send_answer(send, scope, status, answer.body, answer.type_)
+            request = Request(scope["path"], query, headers, receive, scope.get(FACTS))
+            try:
+                answer = await handler(request)
+                status = answer.status
+                await send_answer(send, scope, status, answer.body, answer.type_)
+            finally:
+                self._bodies.release(request)
         except Refused as refused:
             status = refused.status
             await send_answer(send, scope, status, refusal(refused), JSON, refused.headers)
+        except BadJson as error:
+            status = 400
+            await send_answer(send, scope, status, refusal(Refused(400, f"the body is no JSON: {error}")), JSON)
         except (InputError, BadTensors) as error:
             status = 400
             await send_answer(send, scope, status, refusal(Refused(400, str(error))), JSON)
@@ -169,77 +163,45 @@ class App:
 
     # ---- scoring
 
-    async def _predict(self, request: _Request) -> _Answer:
+    async def _predict(self, request: Request) -> _Answer:
         options = _options(request.query, ("model", "version", "explain", "lineage"))
         name, batcher = self._find(options.get("model", self._default), options.get("version"))
         type_ = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
-        body = await self._body(request)
+        if type_ not in (
+            ARROW,
+            JSON,
+            "application/x-www-form-urlencoded",
+            "",
+        ):  # curl -d says the third unless told
+            raise Refused(415, f"got content-type {type_[:50]!r}, allowed: {JSON} or {ARROW}")
+        body = await self._bodies.read(request)
         if type_ == ARROW:
             if "explain" in options or "lineage" in options:
                 raise Refused(400, "explain and lineage are for rows in JSON")
-            return await self._predict_table(name, batcher.scorer, body)
-        if type_ not in (JSON, "application/x-www-form-urlencoded", ""):  # curl -d says the second unless told
-            raise Refused(415, f"got content-type {type_[:50]!r}, allowed: {JSON} or {ARROW}")
-        rows = _rows(body)
-        self._check_rows(rows)
-        scored = await batcher.score(rows)
-        self.metrics.scored(name, len(rows))
+            scorer = batcher.scorer
+            rows, table = await self._scoring.table(name, scorer, body)
+            self._scored(request, name, scorer, rows, rows)
+            return _Answer(table, ARROW)
+        most = _whole(options["explain"], "explain") if "explain" in options else 0
+        scored, explanations = await self._scoring.rows(batcher, body, most)
+        self._scored(request, name, scored.scorer, len(scored.scores), scored.batch)
         answer: dict[str, Any] = {"predictions": scored.scores, "model": name, "version": scored.scorer.version}
-        if "explain" in options:
-            most = _whole(options["explain"], "explain")
-            if len(rows) > self._limits.explained_rows:
-                raise Refused(413, f"got {len(rows):,} rows to explain, allowed: {self._limits.explained_rows:,}")
-            answer["explanations"] = scored.scorer.explain(rows, most)
+        if most:
+            answer["explanations"] = explanations
         if "lineage" in options:
             answer["lineage"] = _lineage(scored.scorer)
         return _Answer(msgspec.json.encode(answer))
 
-    async def _predict_table(self, name: str, scorer: Scorer, body: bytes) -> _Answer:
-        if self._tables >= self._limits.tables:
-            raise Refused(429, "too many tables are scored at the moment; try again", retry_after="1")
-        self._tables += 1
-        try:
-            return await asyncio.to_thread(self._score_table, name, scorer, body)
-        finally:
-            self._tables -= 1
-
-    def _score_table(self, name: str, scorer: Scorer, body: bytes) -> _Answer:
-        try:
-            with pa.ipc.open_stream(pa.py_buffer(body)) as stream:
-                table = stream.read_all()
-            table.validate(full=True)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            text = " ".join(str(error).split())[:200]
-            raise Refused(400, f"the body is no Arrow stream: {text}") from error
-        scores = pa.table({"score": scorer.score_table(table)})
-        scores = scores.replace_schema_metadata({"model": name, "version": scorer.version})
-        self.metrics.scored(name, table.num_rows)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, scores.schema) as writer:
-            writer.write_table(scores)
-        return _Answer(sink.getvalue().to_pybytes(), ARROW)
-
-    async def _infer(self, request: _Request) -> _Answer:
+    async def _infer(self, request: Request) -> _Answer:
         name, batcher = self._of_path(request.path)
-        asked = read_infer(await self._body(request))
-        rows = tensor_rows(asked)
-        self._check_rows(rows)
-        scored = await batcher.score(rows)
-        self.metrics.scored(name, len(rows))
+        asked, scored = await self._scoring.tensors(batcher, await self._bodies.read(request))
+        self._scored(request, name, scored.scorer, len(scored.scores), scored.batch)
         return _json(infer_response(asked, name, scored.scorer.version, scored.scores))
 
-    async def _body(self, request: _Request) -> bytes:
-        return plain_body(
-            await read_body(request.receive, request.headers, self._limits), request.headers, self._limits
-        )
-
-    def _check_rows(self, rows: Sequence[Any]) -> None:
-        if not rows:
-            raise Refused(400, "there is no row")
-        if len(rows) > self._limits.rows:
-            raise Refused(
-                413, f"got {len(rows):,} rows, allowed: {self._limits.rows:,}; Arrow bodies may have more"
-            )
+    def _scored(self, request: Request, name: str, scorer: Scorer, rows: int, batch: int) -> None:
+        self.metrics.scored(name, rows)
+        if request.facts is not None:
+            request.facts.update(model=name, version=scorer.version, rows=rows, batch_rows=batch)
 
     # ---- what there is
 
@@ -258,36 +220,38 @@ class App:
         assert found is not None
         return self._find(found[1], found[2])
 
-    async def _ok(self, request: _Request) -> _Answer:
-        key = {"/v2/health/live": "live", "/v2/health/ready": "ready"}.get(request.path)
-        return _json({key: True} if key is not None else {"status": "ok"})
+    async def _ok(self, request: Request) -> _Answer:
+        return _json({"live": True} if request.path == "/v2/health/live" else {"status": "ok"})
 
-    async def _server(self, request: _Request) -> _Answer:
+    async def _ready(self, request: Request) -> _Answer:
+        return _json({"ready": not self.draining}, 503 if self.draining else 200)
+
+    async def _server(self, request: Request) -> _Answer:
         return _json({"name": "penstock", "version": __version__, "extensions": []})
 
-    async def _list(self, request: _Request) -> _Answer:
+    async def _list(self, request: Request) -> _Answer:
         return _json(
             {"models": [{"name": name, "version": each.scorer.version} for name, each in self.models.items()]}
         )
 
-    async def _model(self, request: _Request) -> _Answer:
+    async def _model(self, request: Request) -> _Answer:
         name, batcher = self._of_path(request.path)
         plan = batcher.scorer.model.plan
         assert plan is not None
         about = model_metadata(name, [batcher.scorer.version], plan)
         return _json({**about, "parameters": _lineage(batcher.scorer)})
 
-    async def _model_ready(self, request: _Request) -> _Answer:
+    async def _model_ready(self, request: Request) -> _Answer:
         name, _ = self._of_path(request.path)
-        return _json({"name": name, "ready": True})
+        return _json({"name": name, "ready": not self.draining}, 503 if self.draining else 200)
 
-    async def _metrics(self, request: _Request) -> _Answer:
+    async def _metrics(self, request: Request) -> _Answer:
         return _Answer(self.metrics.text(), CONTENT_TYPE)
 
-    async def _openapi(self, request: _Request) -> _Answer:
+    async def _openapi(self, request: Request) -> _Answer:
         return _json(self._described())
 
-    async def _page(self, request: _Request) -> _Answer:
+    async def _page(self, request: Request) -> _Answer:
         return _Answer(
             page(self._described(), request.headers.get("host", "localhost:8080")).encode(),
             "text/html; charset=utf-8",
@@ -309,18 +273,6 @@ class App:
             "client": None if client is None else client[0],
         }
         print(msgspec.json.encode(line).decode(), file=log, flush=True)
-
-
-def _rows(body: bytes) -> list[Any]:
-    try:
-        value = _decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(400, f"the body is no JSON: {' '.join(str(error).split())}") from error
-    if isinstance(value, dict):
-        return [value]
-    if isinstance(value, list):
-        return value
-    raise Refused(400, f"got {str(value)[:50]!r}, allowed: a row (an object of columns) or a list of rows")
 
 
 def _options(query: bytes, allowed: Sequence[str]) -> dict[str, str]:
@@ -345,5 +297,5 @@ def _lineage(scorer: Scorer) -> dict[str, Any]:
     return {key: scorer.manifest[key] for key in keys if key in scorer.manifest}
 
 
-def _json(value: Any) -> _Answer:
-    return _Answer(msgspec.json.encode(value))
+def _json(value: Any, status: int = 200) -> _Answer:
+    return _Answer(msgspec.json.encode(value), status=status)

@@ -14,7 +14,7 @@ from typing import Any
 from penstock.serve.rows import BadRow
 from penstock.serve.scorer import Scorer
 
-__all__ = ["Batcher", "Scored"]
+__all__ = ["Batcher", "Rows", "Scored"]
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -28,6 +28,8 @@ class Scored:
 
     scores: list[float]
     scorer: Scorer
+    batch: int
+    """Rows that were scored together."""
 
 
 class Batcher:
@@ -89,5 +91,5 @@ class Batcher:
                 return
         begin = 0
         for rows, future in group:
-            future.set_result(Scored(scores[begin : begin + len(rows)], scorer))
+            future.set_result(Scored(scores[begin : begin + len(rows)], scorer, len(scores)))
             begin += len(rows)

@@ -102,7 +102,7 @@ def _array(column: _Column, values: list[Any]) -> pa.Array:
     for n, value in enumerate(values):
         try:
             converted.append(None if value is None else convert(value))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise BadRow(n, f"column {name!r} is {_shown(value)}; allowed: {allowed}, or null") from error
     return pa.array(converted, type_)
 

@@ -46,6 +46,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = "application/json"
+_LARGE_NBYTES = 64 << 10
 _OTHER_FILES = 160
 """Open files besides connections: those to be refused, models, logs, the loop's own."""
 _log = logging.getLogger(__name__)
@@ -178,12 +179,17 @@ def plain_body(body: bytes, headers: Mapping[str, str], limits: HttpLimits) -> b
 async def send_answer(
     send: Send, scope: Scope, status: int, body: bytes, type_: str, headers: Mapping[str, str] | None = None
 ) -> None:
-    """Send an answer; to HEAD without its body."""
+    """Send an answer; to HEAD without its body. Of a large one the client has most when this returns."""
     raw = [(b"content-type", type_.encode()), (b"content-length", b"%d" % len(body))]
     if headers:
         raw += [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+    if scope["method"] == "HEAD":
+        body = b""
+    large = len(body) > _LARGE_NBYTES
+    await send({"type": "http.response.body", "body": body, "more_body": large})
+    if large:
+        await send({"type": "http.response.body"})  # the server waits here until its buffer is empty enough
 
 
 def refusal(refused: Refused) -> bytes:
