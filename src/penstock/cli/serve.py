@@ -33,6 +33,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 )
 @click.option("--rows", type=click.IntRange(min=1), default=10_000, show_default=True, help="Of a JSON request.")
 @click.option("--connections", type=click.IntRange(min=1), default=2048, show_default=True, help="At most.")
+@click.option(
+    "--drain-s",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Asked to stop, go on for so long, not ready, each answer being the last one of its connection.",
+)
+@click.option("--otel", is_flag=True, help="Trace requests by OpenTelemetry, to OTEL_EXPORTER_OTLP_ENDPOINT.")
 @click.option("--access-log", is_flag=True, help="A line of JSON for each request, to standard error.")
 def serve(
     models: tuple[str, ...],
@@ -46,6 +54,8 @@ def serve(
     body_mb: int,
     rows: int,
     connections: int,
+    drain_s: float,
+    otel: bool,
     access_log: bool,
 ) -> None:
     """Answer for MODELs (folders) over HTTP, until Ctrl-C or SIGTERM.
@@ -83,7 +93,12 @@ def serve(
         folders[name] = folder
     token = read_token(token_file) if token_file is not None else None
     limits = ServeLimits(
-        body_nbytes=body_mb << 20, text_nbytes=4 * body_mb << 20, rows=rows, connections=connections
+        body_nbytes=body_mb << 20,
+        text_nbytes=4 * body_mb << 20,
+        waiting_nbytes=16 * body_mb << 20,
+        rows=rows,
+        connections=connections,
+        drain_s=drain_s,
     )
     scorers = {}
     for name, folder in folders.items():
@@ -96,17 +111,26 @@ def serve(
         for follower in followers:
             follower.start(loop, functools.partial(app.switch, follower.name))
 
+    tracing = None
+    if otel:
+        from penstock.serve.tracing import Tracing
+
+        tracing = Tracing(app)
     try:
         serve_http(
-            app,
+            tracing or app,
             host,
             port,
             limits,
             extra="serve",
             tls=tls,
             on_start=start,
+            on_drain=app.drain,
+            on_warning=lambda text: click.echo(f"penstock: {text}", err=True),
             on_listening=lambda url: click.echo(f"listening at {url}"),
         )
     finally:
         for follower in followers:
             follower.stop()
+        if tracing is not None:
+            tracing.close()

@@ -19,6 +19,7 @@ from penstock.errors import ConfigError, InputError
 from penstock.serve.arrow import ARROW
 from penstock.serve.batching import Batcher
 from penstock.serve.bodies import Bodies, Request
+from penstock.serve.facts import FACTS, Facts, trace_id
 from penstock.serve.inference import BadTensors, infer_response, model_metadata
 from penstock.serve.limits import ServeLimits
 from penstock.serve.metrics import CONTENT_TYPE, Metrics
@@ -43,8 +44,6 @@ from penstock.version import __version__
 __all__ = ["ARROW", "App", "ServeLimits"]
 
 _MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/ready|/infer)?")
-FACTS = "penstock.facts"
-"""Where a scope has what a trace wants to know of a request."""
 _log = logging.getLogger(__name__)
 
 
@@ -143,6 +142,9 @@ class App:
         finally:
             seconds = time.perf_counter() - begun_s
             self.metrics.answered(route, status, seconds)
+            facts: Facts | None = scope.get(FACTS)
+            if facts is not None:
+                facts.route, facts.status = "" if route == "other" else route.replace("NAME", "{name}"), status
             if self._access_log is not None:
                 self._log(self._access_log, scope, status, seconds)
 
@@ -200,8 +202,9 @@ class App:
 
     def _scored(self, request: Request, name: str, scorer: Scorer, rows: int, batch: int) -> None:
         self.metrics.scored(name, rows)
-        if request.facts is not None:
-            request.facts.update(model=name, version=scorer.version, rows=rows, batch_rows=batch)
+        facts = request.facts
+        if facts is not None:
+            facts.model, facts.version, facts.rows, facts.batch_rows = name, scorer.version, rows, batch
 
     # ---- what there is
 
@@ -272,6 +275,8 @@ class App:
             "ms": round(seconds * 1000, 3),
             "client": None if client is None else client[0],
         }
+        if (trace := trace_id(scope)) is not None:
+            line["trace_id"] = trace
         print(msgspec.json.encode(line).decode(), file=log, flush=True)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from penstock.serve.facts import Facts
 from penstock.serve.limits import ServeLimits
 from penstock.serve.slices import SLICE_NBYTES
 from penstock.transport.http import Receive, Refused, plain_body, read_body
@@ -25,8 +25,8 @@ class Request:
     query: bytes
     headers: Mapping[str, str]
     receive: Receive
-    facts: dict[str, Any] | None
-    """What a trace wants to know, if there is one."""
+    facts: Facts | None
+    """What its trace wants to know, if there is one."""
     held_nbytes: int = 0
 
 
