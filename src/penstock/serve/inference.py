@@ -16,6 +16,7 @@ from penstock.features import FeaturePlan
 from penstock.serve.slices import SLICE_ROWS, BadJson, JsonArray
 
 __all__ = [
+    "DATATYPES",
     "BadTensors",
     "InferRequest",
     "infer_response",
@@ -27,7 +28,7 @@ __all__ = [
 
 _WHOLE = {f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)}
 _FLOATS = {"FP16", "FP32", "FP64", "BF16"}
-_DATATYPES = ("BOOL", *sorted(_WHOLE), *sorted(_FLOATS), "BYTES")
+DATATYPES = ("BOOL", *sorted(_WHOLE), *sorted(_FLOATS), "BYTES")
 _OUTPUT = "score"
 _SLICE_VALUES = 4096
 """Of a tensor that are read at once."""
@@ -105,8 +106,8 @@ def rows_asked(request: InferRequest) -> int:
         if tensor.name in names:
             raise BadTensors(f"{where} is there twice")
         names.add(tensor.name)
-        if tensor.datatype not in _DATATYPES:
-            raise BadTensors(f"{where}: got datatype {tensor.datatype[:20]!r}, allowed: {', '.join(_DATATYPES)}")
+        if tensor.datatype not in DATATYPES:
+            raise BadTensors(f"{where}: got datatype {tensor.datatype[:20]!r}, allowed: {', '.join(DATATYPES)}")
         if tensor.shape[1:] not in ([], [1]):
             raise BadTensors(f"{where}: got shape {str(tensor.shape)[:50]}, allowed: [rows] or [rows, 1]")
         if rows is not None and tensor.shape[0] != rows:

@@ -84,7 +84,7 @@ class JsonArray:
         room = np.empty((len(text) - begin) // min(SLICE_NBYTES, items) + 1, np.int64)
         data = np.frombuffer(text, np.uint8)[begin:]
         end, count, longest_at, longest, cuts = cut_array(data, SLICE_NBYTES, items, room)
-        if not end:
+        if text[begin + end - 1 : begin + end] != b"]":
             raise BadJson("its array has no end")
         if text[begin + end :].strip(_SPACE):
             raise BadJson(f"there is more behind its array (byte {begin + end})")
