@@ -265,6 +265,6 @@ def test_large_bodies_are_counted_together_and_let_go(served: Served) -> None:
     async def together() -> list[int]:
         answers = await asyncio.gather(*[ask(app, "POST", "/predict", body) for _ in range(4)])
         small = await ask(app, "POST", "/predict", json.dumps(ROW).encode())
-        return sorted([answer.status for answer in answers]) + [small.status]
+        return [*sorted(answer.status for answer in answers), small.status]
 
     assert asyncio.run(together()) == [200, 200, 429, 429, 200]

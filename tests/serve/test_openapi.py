@@ -1,7 +1,7 @@
 """The description of the server and what it does: requests are made from the one, and sent to the other.
 
-schemathesis makes requests that the description allows, and some that it does not, and compares statuses, types and
-bodies of the answers with it.
+schemathesis makes requests that the description allows, and some that it does not, and compares statuses, types
+and bodies of the answers with it.
 """
 
 from __future__ import annotations

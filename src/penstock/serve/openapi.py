@@ -51,7 +51,7 @@ def describe(plans: Mapping[str, FeaturePlan | None], rows: int, *, with_token: 
         schemas[f"Row of {name}"] = {"type": "object", "properties": columns, "anyOf": some}
         names.append({"$ref": f"#/components/schemas/{_pointer(f'Row of {name}')}"})
     row = names[0] if len(names) == 1 else {"anyOf": names}
-    predict = {
+    predict: dict[str, Any] = {
         "summary": "Score rows",
         "parameters": [
             _query("model", "which model", {"type": "string", "enum": list(plans)}),

@@ -14,6 +14,7 @@ import select
 from dataclasses import dataclass
 from typing import Any
 
+import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -45,6 +46,8 @@ class Connection(HttpToolsProtocol):
     _doing = _BETWEEN
     _steps = 0
     """Heads that began, heads that ended, answers: while it stands still, so does the connection."""
+    _first: Any = None
+    """The request that is being answered while others wait behind it."""
     _closing = False
     _deaf = False
     """What still comes is read, and dropped."""
@@ -74,16 +77,25 @@ class Connection(HttpToolsProtocol):
         if len(data) > self.shared.limits.header_nbytes or self._doing != _BETWEEN:
             self._receive_bounded(data)
         else:
-            super().data_received(data)
+            self._feed(data)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Let the transport be open for the answers to whole requests; TLS knows no half of a connection."""
         if self._closing or self.scheme != "http" or not self._is_busy():
             return None
-        if self.cycle.more_body and not self.pipeline:
-            return None
+        if self.cycle.more_body:
+            if not self.pipeline:
+                return None
+            self.pipeline.popleft()  # the last request, of which the rest does not come
+            self.cycle = self.pipeline[0][0] if self.pipeline else self._first
         self._half, self.cycle.keep_alive = True, False
         return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._first is not None and not self._first.response_complete:
+            self._first.disconnected = True
+            self._first.message_event.set()
 
     # ---- what the parser calls
 
@@ -99,7 +111,10 @@ class Connection(HttpToolsProtocol):
             self._refused = _too_long(self.url, self.headers, limits.header_nbytes)
         if self._refused is not None or len(self.pipeline) >= limits.pipelined:
             raise ValueError  # the parser makes it an error of its own, of which ``send_400_response`` tells
+        before = self.cycle
         super().on_headers_complete()
+        if len(self.pipeline) == 1 and (self._first is None or self._first.response_complete):
+            self._first = before
         self._doing = _BODY
         self._steps += 1
         self._nbytes = 0
@@ -117,6 +132,9 @@ class Connection(HttpToolsProtocol):
 
     # ---- what uvicorn calls
 
+    def _should_upgrade(self) -> bool:
+        return False
+
     def on_response_complete(self) -> None:
         """As in uvicorn, but without its timer."""
         self.server_state.total_requests += 1
@@ -124,8 +142,8 @@ class Connection(HttpToolsProtocol):
         if self._closing:
             return
         if self.pipeline:
-            cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
+            self._first, app = self.pipeline.pop()
+            self._start_asgi_task(self._first, app)
         if not self.pipeline:
             self.flow.resume_reading()
 
@@ -205,21 +223,43 @@ class Connection(HttpToolsProtocol):
         self._long_head = len(data) > limit or self._nbytes > limit
         cycle = self.cycle if self._doing == _BODY else None
         had, steps = len(cycle.body) if cycle is not None else 0, self._steps
-        begins = self._doing == _BETWEEN
-        super().data_received(data)
+        doing = self._doing
+        self._feed(data)
         if self._closing or self._deaf:
             return
-        if begins and self._doing == _HEAD and self._steps == steps + 1:
+        if doing == _BETWEEN and self._doing == _HEAD and self._steps == steps + 1:
             self._nbytes = len(data)  # all of it is this head
         if self._doing == _HEAD and self._nbytes > limit:
             self._refused = 431, f"the head of a request has more than {limit:,} bytes"
             self.send_400_response("")
-        elif cycle is not None and cycle is self.cycle and cycle.more_body and not cycle.response_complete:
+        elif self._doing == _BODY and self.cycle.more_body and not self.cycle.response_complete:
             # Sizes of chunks, their extensions, and trailers.
-            self._nbytes = self._nbytes + len(data) if len(cycle.body) == had else 0
+            came = len(data) if cycle is self.cycle else len(data) - limit
+            self._nbytes = self._nbytes + came if len(self.cycle.body) == had else 0
             if self._nbytes > limit:
                 self._refused = 431, f"there are more than {limit:,} bytes around the body's own"
                 self.send_400_response("")
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("this is no HTTP request")
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Go on as before, for we speak nothing else (RFC 9110, 7.8); the parser has dropped the request's body."""
+        length = [b"%s: %s\r\n" % pair for pair in self.scope["headers"] if pair[0] in _LENGTHS]
+        if length:
+            cycle = self.cycle
+            cycle.more_body, cycle.keep_alive = True, False
+            cycle.message_event.clear()
+            self._doing = _BODY
+            self.parser = httptools.HttpRequestParser(_Resumed(self))
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n" % b"".join(length))
+        if rest:
+            self._feed(rest)
 
     def _is_busy(self) -> bool:
         return self.cycle is not None and (not self.cycle.response_complete or bool(self.pipeline))
@@ -260,6 +300,31 @@ class _Transport:
         self._connection.close(self._transport)
 
 
+class _Resumed:
+    """Has a parser go on behind a head that another one has read; it is fed one first, only to know the length."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._headed = connection, False
+        self.on_body, self.on_message_complete = connection.on_body, connection.on_message_complete
+
+    def on_message_begin(self) -> None:
+        if self._headed:
+            self._connection.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if self._headed:
+            self._connection.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._headed:
+            self._connection.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self._headed:
+            self._connection.on_headers_complete()
+        self._headed = True
+
+
 class _Trailers:
     """Where headers after a body go: nowhere."""
 
@@ -268,6 +333,7 @@ class _Trailers:
 
 
 _TRAILERS = _Trailers()
+_LENGTHS = (b"content-length", b"transfer-encoding")
 _REASONS = {
     400: b"Bad Request",
     414: b"URI Too Long",
