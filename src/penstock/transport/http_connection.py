@@ -249,7 +249,7 @@ class Connection(HttpToolsProtocol):
             self.send_400_response("this is no HTTP request")
 
     def _ignore_upgrade(self, rest: bytes) -> None:
-        """Go on as before, for we speak nothing else (RFC 9110, 7.8); the parser has dropped the request's body."""
+        """Go on as before: we speak nothing else (RFC 9110, 7.8). The parser has dropped the request's body."""
         length = [b"%s: %s\r\n" % pair for pair in self.scope["headers"] if pair[0] in _LENGTHS]
         if length:
             cycle = self.cycle
