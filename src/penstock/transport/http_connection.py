@@ -139,6 +139,7 @@ class Connection(HttpToolsProtocol):
         """As in uvicorn, but without its timer."""
         self.server_state.total_requests += 1
         self._steps += 1
+        self.transport.flush()  # type: ignore[attr-defined]
         if self._closing:
             return
         if self.pipeline:
@@ -282,21 +283,41 @@ class Connection(HttpToolsProtocol):
 
 
 class _Transport:
-    """A transport whose ``close`` is the connection's."""
+    """A transport whose ``close`` is the connection's, and that sends the head of an answer with its body."""
 
     def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
-        self.write, self.abort = transport.write, transport.abort
+        self.abort = transport.abort
         self.get_extra_info, self.get_write_buffer_size = (
             transport.get_extra_info,
             transport.get_write_buffer_size,
         )
         self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
         self._transport, self._connection = transport, connection
+        self._write, self._head = transport.write, b""
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            if len(data) < _COPIED_NBYTES:
+                self._write(head + data)
+            else:
+                self._write(head)
+                self._write(data)
+        elif data.startswith(_STATUS):
+            self._head = data
+        else:
+            self._write(data)
+
+    def flush(self) -> None:
+        if self._head:  # of an answer without a body
+            head, self._head = self._head, b""
+            self._write(head)
 
     def is_closing(self) -> bool:
         return self._connection._closing or self._transport.is_closing()
 
     def close(self) -> None:
+        self.flush()
         self._connection.close(self._transport)
 
 
@@ -333,6 +354,10 @@ class _Trailers:
 
 
 _TRAILERS = _Trailers()
+_STATUS = (b"HTTP/1.1 2", b"HTTP/1.1 3", b"HTTP/1.1 4", b"HTTP/1.1 5")
+"""What an answer begins with, other than 100 Continue."""
+_COPIED_NBYTES = 16 << 10
+"""Fewer bytes are copied behind their head faster than they are sent by themselves."""
 _LENGTHS = (b"content-length", b"transfer-encoding")
 _REASONS = {
     400: b"Bad Request",
