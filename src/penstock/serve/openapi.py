@@ -15,8 +15,7 @@ from penstock.version import __version__
 __all__ = ["describe", "page"]
 
 _CATEGORY: dict[str, Any] = {"type": ["string", "number", "boolean", "null"]}
-_F32_MAX = 3.4028234663852886e38
-_NUMBER: dict[str, Any] = {"type": ["number", "boolean", "null"], "minimum": -_F32_MAX, "maximum": _F32_MAX}
+_NUMBER: dict[str, Any] = {"type": ["number", "boolean", "null"]}
 _KINDS: dict[str, dict[str, Any]] = {
     "list": {"type": ["array", "null"], "items": _CATEGORY},
     "map": {"type": ["object", "null"], "additionalProperties": _NUMBER},
