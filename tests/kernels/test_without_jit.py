@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-JITLESS = ("dedup", "finite", "hashing", "index", "linear", "merge", "optimizer", "parquet", "rows", "windows")
+JITLESS = (
+    "dedup",
+    "finite",
+    "hashing",
+    "index",
+    "json",
+    "linear",
+    "merge",
+    "optimizer",
+    "parquet",
+    "rows",
+    "windows",
+)
 LARGE = "spread or changes_half or behind_the_data or threads"
 
 

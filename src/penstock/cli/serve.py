@@ -71,6 +71,14 @@ def serve() -> None:
 )
 @click.option("--rows", type=click.IntRange(min=1), default=10_000, show_default=True, help="Of a JSON request.")
 @click.option("--connections", type=click.IntRange(min=1), default=2048, show_default=True, help="At most.")
+@click.option(
+    "--drain-s",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Asked to stop, go on for so long, not ready, each answer being the last one of its connection.",
+)
+@click.option("--otel", is_flag=True, help="Trace requests by OpenTelemetry, to OTEL_EXPORTER_OTLP_ENDPOINT.")
 @click.option("--access-log", is_flag=True, help="A line of JSON for each request, to standard error.")
 def models(
     models: tuple[str, ...],
@@ -90,6 +98,8 @@ def models(
     body_mb: int,
     rows: int,
     connections: int,
+    drain_s: float,
+    otel: bool,
     access_log: bool,
 ) -> None:
     """Answer for MODELs (folders, or URLs such as s3://...) over HTTP, until Ctrl-C or SIGTERM.
@@ -121,7 +131,12 @@ def models(
     tls = HttpTls(certificate=tls_cert, key=tls_key, ca=tls_ca) if tls_cert and tls_key else None
     token = read_token(token_file) if token_file is not None else None
     limits = ServeLimits(
-        body_nbytes=body_mb << 20, text_nbytes=4 * body_mb << 20, rows=rows, connections=connections
+        body_nbytes=body_mb << 20,
+        text_nbytes=4 * body_mb << 20,
+        waiting_nbytes=16 * body_mb << 20,
+        rows=rows,
+        connections=connections,
+        drain_s=drain_s,
     )
     serving = Serving(
         [parse_model(each) for each in models],
@@ -134,16 +149,27 @@ def models(
     )
     with serving:
         app = serving.load(click.echo, token=token, limits=limits, access_log=sys.stderr if access_log else None)
-        serve_http(
-            app,
-            host,
-            port,
-            limits,
-            extra="serve",
-            tls=tls,
-            on_start=serving.start,
-            on_listening=lambda url: click.echo(f"listening at {url}"),
-        )
+        tracing = None
+        if otel:
+            from penstock.serve.tracing import Tracing
+
+            tracing = Tracing(app)
+        try:
+            serve_http(
+                tracing or app,
+                host,
+                port,
+                limits,
+                extra="serve",
+                tls=tls,
+                on_start=serving.start,
+                on_drain=app.drain,
+                on_warning=lambda text: click.echo(f"penstock: {text}", err=True),
+                on_listening=lambda url: click.echo(f"listening at {url}"),
+            )
+        finally:
+            if tracing is not None:
+                tracing.close()
 
 
 @serve.command(context_settings={"help_option_names": ["-h", "--help"]})

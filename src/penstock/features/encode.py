@@ -225,7 +225,7 @@ def _children(array: pa.Array) -> tuple[NDArray[np.int64], pa.Array, pa.Array | 
 def _as_f32(what: str, array: pa.Array) -> Floats:
     """A copy as f32, in which too large numbers are infinite."""
     try:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # the second: of a signalling NaN
             return as_numbers(array)[1].astype(np.float32)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"{what} must be numeric, its type is {array.type}") from error

@@ -5,7 +5,6 @@ Requests share nothing but the scoring of their rows, and a bad one is told what
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import time
@@ -15,27 +14,29 @@ from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import parse_qsl
 
 import msgspec
-import pyarrow as pa
 
 from penstock.errors import ConfigError, InputError, StorageError
-from penstock.serve.batching import Batcher, Complete
-from penstock.serve.inference import BadTensors, infer_response, model_metadata, read_infer, tensor_rows
+from penstock.serve.arrow import ARROW
+from penstock.serve.batching import Batcher
+from penstock.serve.bodies import Bodies, Request
+from penstock.serve.facts import FACTS, Facts, trace_id
+from penstock.serve.inference import BadTensors, infer_response, model_metadata
+from penstock.serve.limits import ServeLimits
 from penstock.serve.metrics import CONTENT_TYPE, Metrics
 from penstock.serve.openapi import describe, page
 from penstock.serve.scorer import Scorer
+from penstock.serve.scoring import Scoring
 from penstock.serve.served import Canary, Served
+from penstock.serve.slices import BadJson
 from penstock.transport.http import (
     JSON,
     Gone,
-    HttpLimits,
     Receive,
     Refused,
     Scope,
     Send,
     authenticate,
     headers_of,
-    plain_body,
-    read_body,
     refusal,
     send_answer,
 )
@@ -46,21 +47,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ARROW", "App", "ServeLimits"]
 
-ARROW = "application/vnd.apache.arrow.stream"
 _MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/ready|/infer)?")
 _log = logging.getLogger(__name__)
-_decode = msgspec.json.Decoder().decode
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeLimits(HttpLimits):
-    """What a server lets others do."""
-
-    rows: int = 10_000
-    """Of a request with rows in JSON."""
-    explained_rows: int = 100
-    tables: int = 4
-    """Arrow tables that are scored, or wait for it, at the same time; more are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +58,7 @@ class _Answer:
     status: int = 200
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    path: str
-    query: bytes
-    headers: Mapping[str, str]
-    receive: Receive
-
-
-_Handler = Callable[[_Request], Awaitable[_Answer]]
+_Handler = Callable[[Request], Awaitable[_Answer]]
 
 
 class App:
@@ -100,10 +80,10 @@ class App:
         if not models:
             raise ConfigError("there is no model to serve")
         self._features = dict(features or {})
-        self.models = {
-            name: Served(scorer, (canaries or {}).get(name), self._completing(name))
-            for name, scorer in models.items()
-        }
+        self.models = {name: Served(scorer, (canaries or {}).get(name)) for name, scorer in models.items()}
+        for name, served in self.models.items():
+            for batcher in served.batchers():
+                self._complete(name, batcher.scorer)
         self.metrics = Metrics(self.models)
         for name, each in self._features.items():
             if not each.current.groups:
@@ -111,21 +91,28 @@ class App:
             self.metrics.watch_features(name, each)
         self._default = next(iter(models))
         self._token, self._limits, self._access_log = token, limits or ServeLimits(), access_log
-        self._tables = 0
+        self.draining = False
+        """Nobody shall send new requests here: the server is about to end."""
+        self._bodies, self._scoring = Bodies(self._limits), Scoring(self._limits)
         self._routes: dict[str, dict[str, _Handler]] = {
             "/predict": {"POST": self._predict},
             "/metrics": {"GET": self._metrics},
             "/v2": {"GET": self._server},
             "/v2/health/live": {"GET": self._ok},
-            "/v2/health/ready": {"GET": self._ok},
+            "/v2/health/ready": {"GET": self._ready},
             "/v2/models": {"GET": self._list},
             "/health": {"GET": self._ok},
             "/openapi.json": {"GET": self._openapi},
             "/": {"GET": self._page},
         }
 
+    def drain(self) -> None:
+        """Say that this server is not ready, and go on answering."""
+        self.draining = True
+
     def switch(self, name: str, scorer: Scorer, *, canary: bool = False) -> None:
         """Let a version of a model answer from the next request on, or be its canary; in the server's thread."""
+        self._complete(name, scorer)
         served = self.models[name]
         batcher = served.canary if canary and served.canary is not None else served.stable
         batcher.scorer = scorer
@@ -135,11 +122,10 @@ class App:
         """A version of a model was not switched to."""
         self.metrics.refused(name)
 
-    def _completing(self, name: str) -> Complete | None:
-        features = self._features.get(name)
-        if features is None:
-            return None
-        return lambda scorer, rows: features.bind(scorer.model.plan).rows(rows)
+    def _complete(self, name: str, scorer: Scorer) -> None:
+        """Have a version's rows completed by its pipeline, if it has one."""
+        if name in self._features:
+            scorer.completer = self._features[name].bind(scorer.model.plan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -158,12 +144,19 @@ class App:
                 allowed = ", ".join(handlers)
                 raise Refused(405, f"got {scope['method']}, allowed: {allowed}", allow=allowed)
             query = scope.get("query_string", b"")
-            answer = await handler(_Request(scope["path"], query, headers, receive))
-            status = answer.status
-            await send_answer(send, scope, status, answer.body, answer.type_)
+            request = Request(scope["path"], query, headers, receive, scope.get(FACTS))
+            try:
+                answer = await handler(request)
+                status = answer.status
+                await send_answer(send, scope, status, answer.body, answer.type_)
+            finally:
+                self._bodies.release(request)
         except Refused as refused:
             status = refused.status
             await send_answer(send, scope, status, refusal(refused), JSON, refused.headers)
+        except BadJson as error:
+            status = 400
+            await send_answer(send, scope, status, refusal(Refused(400, f"the body is no JSON: {error}")), JSON)
         except (InputError, BadTensors) as error:
             status = 400
             await send_answer(send, scope, status, refusal(Refused(400, str(error))), JSON)
@@ -180,6 +173,9 @@ class App:
         finally:
             seconds = time.perf_counter() - begun_s
             self.metrics.answered(route, status, seconds)
+            facts: Facts | None = scope.get(FACTS)
+            if facts is not None:
+                facts.route, facts.status = "" if route == "other" else route.replace("NAME", "{name}"), status
             if self._access_log is not None:
                 self._log(self._access_log, scope, status, seconds)
 
@@ -200,80 +196,49 @@ class App:
 
     # ---- scoring
 
-    async def _predict(self, request: _Request) -> _Answer:
+    async def _predict(self, request: Request) -> _Answer:
         options = _options(request.query, ("model", "version", "explain", "lineage"))
         name, served, batcher = self._find(options.get("model", self._default), options.get("version"))
         type_ = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
-        body = await self._body(request)
+        if type_ not in (
+            ARROW,
+            JSON,
+            "application/x-www-form-urlencoded",
+            "",
+        ):  # curl -d says the third unless told
+            raise Refused(415, f"got content-type {type_[:50]!r}, allowed: {JSON} or {ARROW}")
+        body = await self._bodies.read(request)
         if type_ == ARROW:
             if "explain" in options or "lineage" in options:
                 raise Refused(400, "explain and lineage are for rows in JSON")
-            return await self._predict_table(name, served.role(batcher), batcher.scorer, body)
-        if type_ not in (JSON, "application/x-www-form-urlencoded", ""):  # curl -d says the second unless told
-            raise Refused(415, f"got content-type {type_[:50]!r}, allowed: {JSON} or {ARROW}")
-        rows = _rows(body)
-        self._check_rows(rows)
-        scored = await batcher.score(rows)
-        self.metrics.scored(name, served.role(batcher), scored.scorer, len(rows))
+            scorer = batcher.scorer
+            rows, table = await self._scoring.table(name, scorer, body)
+            self._scored(request, served.role(batcher), name, scorer, rows, rows)
+            return _Answer(table, ARROW)
+        most = _whole(options["explain"], "explain") if "explain" in options else 0
+        scored, explanations = await self._scoring.rows(batcher, body, most)
+        self._scored(request, served.role(batcher), name, scored.scorer, len(scored.scores), scored.batch)
+        _check_version(name, options.get("version"), scored.scorer)
         answer: dict[str, Any] = {"predictions": scored.scores, "model": name, "version": scored.scorer.version}
-        if "explain" in options:
-            most = _whole(options["explain"], "explain")
-            if len(rows) > self._limits.explained_rows:
-                raise Refused(413, f"got {len(rows):,} rows to explain, allowed: {self._limits.explained_rows:,}")
-            answer["explanations"] = scored.scorer.explain(scored.rows, most)
+        if most:
+            answer["explanations"] = explanations
         if "lineage" in options:
             answer["lineage"] = _lineage(scored.scorer)
         return _Answer(msgspec.json.encode(answer))
 
-    async def _predict_table(self, name: str, role: str, scorer: Scorer, body: bytes) -> _Answer:
-        if self._tables >= self._limits.tables:
-            raise Refused(429, "too many tables are scored at the moment; try again", retry_after="1")
-        self._tables += 1
-        try:
-            rows, answer = await asyncio.to_thread(self._score_table, name, scorer, body)
-        finally:
-            self._tables -= 1
-        self.metrics.scored(name, role, scorer, rows)
-        return answer
-
-    def _score_table(self, name: str, scorer: Scorer, body: bytes) -> tuple[int, _Answer]:
-        try:
-            with pa.ipc.open_stream(pa.py_buffer(body)) as stream:
-                table = stream.read_all()
-            table.validate(full=True)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            text = " ".join(str(error).split())[:200]
-            raise Refused(400, f"the body is no Arrow stream: {text}") from error
-        if name in self._features:
-            table = self._features[name].bind(scorer.model.plan).table(table)
-        scores = pa.table({"score": scorer.score_table(table)})
-        scores = scores.replace_schema_metadata({"model": name, "version": scorer.version})
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, scores.schema) as writer:
-            writer.write_table(scores)
-        return table.num_rows, _Answer(sink.getvalue().to_pybytes(), ARROW)
-
-    async def _infer(self, request: _Request) -> _Answer:
+    async def _infer(self, request: Request) -> _Answer:
         name, served, batcher = self._of_path(request.path)
-        asked = read_infer(await self._body(request))
-        rows = tensor_rows(asked)
-        self._check_rows(rows)
-        scored = await batcher.score(rows)
-        self.metrics.scored(name, served.role(batcher), scored.scorer, len(rows))
+        asked, scored = await self._scoring.tensors(batcher, await self._bodies.read(request))
+        self._scored(request, served.role(batcher), name, scored.scorer, len(scored.scores), scored.batch)
+        found = _MODEL.fullmatch(request.path)
+        _check_version(name, found[2] if found is not None else None, scored.scorer)
         return _json(infer_response(asked, name, scored.scorer.version, scored.scores))
 
-    async def _body(self, request: _Request) -> bytes:
-        return plain_body(
-            await read_body(request.receive, request.headers, self._limits), request.headers, self._limits
-        )
-
-    def _check_rows(self, rows: Sequence[Any]) -> None:
-        if not rows:
-            raise Refused(400, "there is no row")
-        if len(rows) > self._limits.rows:
-            raise Refused(
-                413, f"got {len(rows):,} rows, allowed: {self._limits.rows:,}; Arrow bodies may have more"
-            )
+    def _scored(self, request: Request, role: str, name: str, scorer: Scorer, rows: int, batch: int) -> None:
+        self.metrics.scored(name, role, scorer, rows)
+        facts = request.facts
+        if facts is not None:
+            facts.model, facts.version, facts.rows, facts.batch_rows = name, scorer.version, rows, batch
 
     # ---- what there is
 
@@ -292,14 +257,16 @@ class App:
         assert found is not None
         return self._find(found[1], found[2])
 
-    async def _ok(self, request: _Request) -> _Answer:
-        key = {"/v2/health/live": "live", "/v2/health/ready": "ready"}.get(request.path)
-        return _json({key: True} if key is not None else {"status": "ok"})
+    async def _ok(self, request: Request) -> _Answer:
+        return _json({"live": True} if request.path == "/v2/health/live" else {"status": "ok"})
 
-    async def _server(self, request: _Request) -> _Answer:
+    async def _ready(self, request: Request) -> _Answer:
+        return _json({"ready": not self.draining}, 503 if self.draining else 200)
+
+    async def _server(self, request: Request) -> _Answer:
         return _json({"name": "penstock", "version": __version__, "extensions": []})
 
-    async def _list(self, request: _Request) -> _Answer:
+    async def _list(self, request: Request) -> _Answer:
         return _json(
             {
                 "models": [
@@ -310,7 +277,7 @@ class App:
             }
         )
 
-    async def _model(self, request: _Request) -> _Answer:
+    async def _model(self, request: Request) -> _Answer:
         name, served, batcher = self._of_path(request.path)
         plan = batcher.scorer.model.plan
         assert plan is not None
@@ -318,17 +285,17 @@ class App:
         about = model_metadata(name, served.versions(), plan, brought)
         return _json({**about, "parameters": _lineage(batcher.scorer)})
 
-    async def _model_ready(self, request: _Request) -> _Answer:
+    async def _model_ready(self, request: Request) -> _Answer:
         name, _, _ = self._of_path(request.path)
-        return _json({"name": name, "ready": True})
+        return _json({"name": name, "ready": not self.draining}, 503 if self.draining else 200)
 
-    async def _metrics(self, request: _Request) -> _Answer:
+    async def _metrics(self, request: Request) -> _Answer:
         return _Answer(self.metrics.text(), CONTENT_TYPE)
 
-    async def _openapi(self, request: _Request) -> _Answer:
+    async def _openapi(self, request: Request) -> _Answer:
         return _json(self._described())
 
-    async def _page(self, request: _Request) -> _Answer:
+    async def _page(self, request: Request) -> _Answer:
         return _Answer(
             page(self._described(), request.headers.get("host", "localhost:8080")).encode(),
             "text/html; charset=utf-8",
@@ -350,19 +317,9 @@ class App:
             "ms": round(seconds * 1000, 3),
             "client": None if client is None else client[0],
         }
+        if (trace := trace_id(scope)) is not None:
+            line["trace_id"] = trace
         print(msgspec.json.encode(line).decode(), file=log, flush=True)
-
-
-def _rows(body: bytes) -> list[Any]:
-    try:
-        value = _decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(400, f"the body is no JSON: {' '.join(str(error).split())}") from error
-    if isinstance(value, dict):
-        return [value]
-    if isinstance(value, list):
-        return value
-    raise Refused(400, f"got {str(value)[:50]!r}, allowed: a row (an object of columns) or a list of rows")
 
 
 def _options(query: bytes, allowed: Sequence[str]) -> dict[str, str]:
@@ -381,6 +338,16 @@ def _whole(text: str, what: str) -> int:
     raise Refused(400, f"{what}: got {text[:20]!r}, allowed: 1 to 10,000")
 
 
+def _check_version(name: str, asked: str | None, scorer: Scorer) -> None:
+    """Another version may have taken the place of the one that was asked for while the body came.
+
+    Raises:
+        Refused: it has.
+    """
+    if asked is not None and scorer.version != asked:
+        raise Refused(404, f"model {name}: version {asked} answers no longer; version {scorer.version} does")
+
+
 def _lineage(scorer: Scorer) -> dict[str, Any]:
     """Which data the version has learnt, how good it was, and how old the newest of its events is by now."""
     keys = ("version", "created", "code_version", "metrics", "lineage")
@@ -390,5 +357,5 @@ def _lineage(scorer: Scorer) -> dict[str, Any]:
     return found
 
 
-def _json(value: Any) -> _Answer:
-    return _Answer(msgspec.json.encode(value))
+def _json(value: Any, status: int = 200) -> _Answer:
+    return _Answer(msgspec.json.encode(value), status=status)

@@ -7,17 +7,16 @@ request is scored at once; under load, the more wait, the cheaper is each.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from penstock.serve.rows import BadRow
 from penstock.serve.scorer import Scorer
 
-__all__ = ["Batcher", "Complete", "Scored"]
+__all__ = ["Batcher", "Rows", "Scored"]
 
 Rows = Sequence[Mapping[str, Any]]
-Complete = Callable[[Scorer, Rows], Rows]
 
 MOST_ROWS = 1024
 """Rows that are scored without a look at what came meanwhile, unless one request alone has more."""
@@ -29,6 +28,8 @@ class Scored:
 
     scores: list[float]
     scorer: Scorer
+    batch: int
+    """Rows that were scored together."""
     rows: Rows
     """As they were scored: with what a pipeline adds to them."""
 
@@ -36,9 +37,8 @@ class Scored:
 class Batcher:
     """Scores rows by the newest version of a model, in the loop's thread."""
 
-    def __init__(self, scorer: Scorer, complete: Complete | None = None) -> None:
-        """``complete`` gives rows what the scorer needs and requests do not bring."""
-        self.scorer, self._complete = scorer, complete
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
         self.batches = 0
         """How often rows were scored."""
         self._waiting: list[tuple[Rows, asyncio.Future[Scored]]] = []
@@ -76,9 +76,7 @@ class Batcher:
         while group:
             self.batches += 1
             try:
-                whole: Rows = [row for rows, _ in group for row in rows]
-                if self._complete is not None:
-                    whole = self._complete(scorer, whole)
+                whole = scorer.complete([row for rows, _ in group for row in rows])
                 scores = scorer.score(whole).tolist()
                 break
             except BadRow as error:
@@ -97,5 +95,5 @@ class Batcher:
         begin = 0
         for rows, future in group:
             part = slice(begin, begin + len(rows))
-            future.set_result(Scored(scores[part], scorer, whole[part]))
+            future.set_result(Scored(scores[part], scorer, len(scores), whole[part]))
             begin += len(rows)

@@ -168,6 +168,7 @@ class Bound:
         self.inputs = {name: _kind(stream.schema.field(name).type) for name in names}
         """Columns of the primary stream that a request should bring, and their kinds, as a plan says them."""
         self._known = frozenset([*self.inputs, *inputs, *used])
+        self.names = self._known | {self._time}
         self._made = [c.name for c in needed if not (c.plain and c.columns == (c.name,) and c.name in raw)]
         """What is not in a row as it comes."""
         self._types = current.schema
@@ -266,7 +267,7 @@ class Bound:
         Raises:
             DataError: a column has a value that no row may have, or a time lies before what is known.
         """
-        names = [name for name in table.column_names if name in self._known or name == self._time]
+        names = [name for name in table.column_names if name in self.names]
         try:
             rows = self.rows(table.select(names).to_pylist())
         except BadRow as error:

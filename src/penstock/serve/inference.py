@@ -6,20 +6,32 @@ shape [rows] or [rows, 1]; a column that is not sent is missing in every row, an
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
 
 from penstock.features import FeaturePlan
+from penstock.serve.slices import SLICE_ROWS, BadJson, JsonArray
 
-__all__ = ["BadTensors", "InferRequest", "infer_response", "model_metadata", "read_infer", "tensor_rows"]
+__all__ = [
+    "DATATYPES",
+    "BadTensors",
+    "InferRequest",
+    "infer_response",
+    "model_metadata",
+    "read_infer",
+    "rows_asked",
+    "tensor_slices",
+]
 
 _WHOLE = {f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)}
 _FLOATS = {"FP16", "FP32", "FP64", "BF16"}
-_DATATYPES = ("BOOL", *sorted(_WHOLE), *sorted(_FLOATS), "BYTES")
+DATATYPES = ("BOOL", *sorted(_WHOLE), *sorted(_FLOATS), "BYTES")
 _OUTPUT = "score"
+_SLICE_VALUES = 4096
+"""Of a tensor that are read at once."""
 
 
 class BadTensors(ValueError):
@@ -28,73 +40,101 @@ class BadTensors(ValueError):
 
 class _Input(msgspec.Struct):
     name: str
-    shape: list[Annotated[int, msgspec.Meta(ge=0)]]
+    shape: Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(min_length=1, max_length=2)]
     datatype: str
-    data: list[Any]
-    parameters: dict[str, Any] = {}
+    data: msgspec.Raw
 
 
 class _Output(msgspec.Struct):
     name: str
-    parameters: dict[str, Any] = {}
 
 
-class InferRequest(msgspec.Struct):
-    """Of ``POST /v2/models/NAME/infer``."""
+class _Body(msgspec.Struct):
+    """What is sent; its parts are read when it is known that they are not too many."""
 
-    inputs: Annotated[list[_Input], msgspec.Meta(min_length=1)]
+    inputs: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=10_000)]
     id: str = ""
-    parameters: dict[str, Any] = {}
-    outputs: list[_Output] = []
+    outputs: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=100)] = []
 
 
-_decoder = msgspec.json.Decoder(InferRequest)
+@dataclass(frozen=True)
+class InferRequest:
+    """Of ``POST /v2/models/NAME/infer``; parameters are not looked at."""
+
+    inputs: Sequence[_Input]
+    id: str
+
+
+_body = msgspec.json.Decoder(_Body).decode
+_input = msgspec.json.Decoder(_Input).decode
+_output = msgspec.json.Decoder(_Output).decode
 
 
 def read_infer(body: bytes) -> InferRequest:
-    """A request.
+    """A request, of whose tensors the data are not read yet.
 
     Raises:
         BadTensors: it is no JSON, or has other fields than the protocol's.
     """
+    where = ""
     try:
-        request = _decoder.decode(body)
+        found = _body(body)
+        inputs = []
+        for n, each in enumerate(found.inputs):
+            where = f"input {n}: "
+            inputs.append(_input(each))
+        where = "outputs: "
+        outputs = [_output(each) for each in found.outputs]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadTensors(" ".join(str(error).split())) from error
-    for output in request.outputs:
+        raise BadTensors(where + " ".join(str(error).split())) from error
+    for output in outputs:
         if output.name != _OUTPUT:
-            raise BadTensors(f"outputs: got {output.name!r}, allowed: {_OUTPUT!r}")
-    return request
+            raise BadTensors(f"outputs: got {output.name[:50]!r}, allowed: {_OUTPUT!r}")
+    return InferRequest(inputs, found.id)
 
 
-def tensor_rows(request: InferRequest) -> list[dict[str, Any]]:
-    """Its rows, as objects of columns.
+def rows_asked(request: InferRequest) -> int:
+    """How many rows its shapes say that it has.
 
     Raises:
-        BadTensors: shapes do not agree, or data are not of the tensor's type.
+        BadTensors: they do not agree, or a tensor is none of the protocol's.
     """
     rows: int | None = None
+    names = set()
+    for tensor in request.inputs:
+        where = _where(tensor)
+        if tensor.name in names:
+            raise BadTensors(f"{where} is there twice")
+        names.add(tensor.name)
+        if tensor.datatype not in DATATYPES:
+            raise BadTensors(f"{where}: got datatype {tensor.datatype[:20]!r}, allowed: {', '.join(DATATYPES)}")
+        if tensor.shape[1:] not in ([], [1]):
+            raise BadTensors(f"{where}: got shape {str(tensor.shape)[:50]}, allowed: [rows] or [rows, 1]")
+        if rows is not None and tensor.shape[0] != rows:
+            raise BadTensors(f"{where} has {tensor.shape[0]} rows, {request.inputs[0].name[:50]!r} has {rows}")
+        rows = tensor.shape[0]
+    return rows or 0
+
+
+def tensor_slices(request: InferRequest) -> Generator[None, None, list[list[dict[str, Any]]]]:
+    """Its rows, as objects of columns, in slices; made in steps.
+
+    Raises:
+        BadTensors: data are not of the tensor's type, or more or fewer than its shape says.
+    """
+    rows = rows_asked(request)
     columns: dict[str, list[Any]] = {}
     for tensor in request.inputs:
-        where = f"input {tensor.name!r}"
-        if tensor.name in columns:
-            raise BadTensors(f"{where} is there twice")
-        if tensor.datatype not in _DATATYPES:
-            raise BadTensors(f"{where}: got datatype {tensor.datatype[:20]!r}, allowed: {', '.join(_DATATYPES)}")
-        if len(tensor.shape) not in (1, 2) or (len(tensor.shape) == 2 and tensor.shape[1] != 1):
-            raise BadTensors(f"{where}: got shape {tensor.shape}, allowed: [rows] or [rows, 1]")
-        data = _flat(tensor.data) if len(tensor.shape) == 2 else tensor.data
-        if len(data) != math.prod(tensor.shape):
-            raise BadTensors(
-                f"{where}: its shape {tensor.shape} has {math.prod(tensor.shape)} values, got {len(data)}"
-            )
-        if rows is not None and len(data) != rows:
-            raise BadTensors(f"{where} has {len(data)} rows, {request.inputs[0].name!r} has {rows}")
-        rows = len(data)
-        _check(where, tensor.datatype, data)
-        columns[tensor.name] = data
-    names = list(columns)
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        columns[tensor.name] = yield from _read_data(tensor)
+        if len(columns[tensor.name]) != rows:
+            got = len(columns[tensor.name])
+            raise BadTensors(f"{_where(tensor)}: its shape {tensor.shape} has {rows} values, got {got}")
+    names, slices = list(columns), []
+    for begin in range(0, rows, SLICE_ROWS):
+        part = [values[begin : begin + SLICE_ROWS] for values in columns.values()]
+        slices.append([dict(zip(names, values, strict=True)) for values in zip(*part, strict=True)])
+        yield
+    return slices
 
 
 def infer_response(request: InferRequest, name: str, version: str, scores: Sequence[float]) -> dict[str, Any]:
@@ -122,15 +162,37 @@ def model_metadata(
     return {"name": name, "versions": list(versions), "platform": "penstock", "inputs": inputs, "outputs": outputs}
 
 
-def _flat(data: list[Any]) -> list[Any]:
-    """Nested as the shape is, or flattened, as the protocol has it."""
-    if data and all(isinstance(row, list) and len(row) == 1 for row in data):
-        return [row[0] for row in data]
-    return data
+def _where(tensor: _Input) -> str:
+    return f"input {tensor.name[:50]!r}"
 
 
-def _check(where: str, datatype: str, data: Sequence[Any]) -> None:
-    for n, value in enumerate(data):
+def _read_data(tensor: _Input) -> Generator[None, None, list[Any]]:
+    """A tensor's values; they may be nested as its shape is, or flat, as the protocol has it."""
+    values: list[Any] = []
+    nested: bool | None = None
+    try:
+        for items in JsonArray(bytes(tensor.data), _SLICE_VALUES).slices():
+            if len(tensor.shape) == 2:
+                if nested is None:
+                    nested = all(isinstance(item, list) for item in items)
+                if nested:
+                    items = _only_items(tensor, items)
+            _check(_where(tensor), tensor.datatype, items, len(values))
+            values += items
+            yield
+    except BadJson as error:
+        raise BadTensors(f"{_where(tensor)}: data: {error}") from error
+    return values
+
+
+def _only_items(tensor: _Input, items: Sequence[Any]) -> list[Any]:
+    if all(isinstance(item, list) and len(item) == 1 for item in items):
+        return [item[0] for item in items]
+    raise BadTensors(f"{_where(tensor)}: got other data than shape {tensor.shape} has: lists of one value each")
+
+
+def _check(where: str, datatype: str, data: Sequence[Any], begin: int) -> None:
+    for n, value in enumerate(data, begin):
         if value is None:
             continue
         if datatype == "BOOL":

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from penstock.features import FeaturePlan
+from penstock.serve.arrow import ARROW
+from penstock.serve.inference import DATATYPES
 from penstock.version import __version__
 
 __all__ = ["describe", "page"]
@@ -16,7 +18,7 @@ _CATEGORY: dict[str, Any] = {"type": ["string", "number", "boolean", "null"]}
 _NUMBER: dict[str, Any] = {"type": ["number", "boolean", "null"]}
 _KINDS: dict[str, dict[str, Any]] = {
     "list": {"type": ["array", "null"], "items": _CATEGORY},
-    "map": {"type": ["object", "null"], "additionalProperties": {"type": ["number", "null"]}},
+    "map": {"type": ["object", "null"], "additionalProperties": _NUMBER},
     **dict.fromkeys(("raw", "standard", "log"), _NUMBER),
 }
 
@@ -39,10 +41,12 @@ def describe(
                 "predictions": {"type": "array", "items": {"type": "number"}},
                 "model": {"type": "string"},
                 "version": {"type": "string"},
-                "explanations": {"type": "array"},
+                "explanations": {"type": "array", "items": {"type": "array", "items": _CONTRIBUTION}},
                 "lineage": {"type": "object"},
             },
         },
+        "Model": _MODEL,
+        "Inference": _INFERENCE,
     }
     names = []
     for name, plan in plans.items():
@@ -51,30 +55,30 @@ def describe(
         kinds = {**(of_row or {}), **{column.name: column.kind for column in plan.columns}}
         listed = plan.inputs if of_row is None else of_row
         columns = {column: _KINDS.get(kinds.get(column, ""), _CATEGORY) for column in listed}
-        schemas[f"Row of {name}"] = {"type": "object", "properties": columns, "minProperties": 1}
+        some = [{"required": [column]} for column in columns]
+        schemas[f"Row of {name}"] = {"type": "object", "properties": columns, "anyOf": some}
         names.append({"$ref": f"#/components/schemas/{_pointer(f'Row of {name}')}"})
     row = names[0] if len(names) == 1 else {"anyOf": names}
-    predict = {
+    predict: dict[str, Any] = {
         "summary": "Score rows",
         "parameters": [
             _query("model", "which model", {"type": "string", "enum": list(plans)}),
             _query("version", "only if this version answers", {"type": "string"}),
-            _query("explain", "so many of the strongest features of each row", {"type": "integer", "minimum": 1}),
+            _query("explain", "so many of the strongest features of each row", _EXPLAIN),
             _query("lineage", "what the version has learnt", {"type": "string"}),
         ],
         "requestBody": {
             "required": True,
             "content": {
                 "application/json": {
-                    "schema": {"anyOf": [row, {"type": "array", "items": row, "maxItems": rows}]}
+                    "schema": {"anyOf": [row, {"type": "array", "items": row, "minItems": 1, "maxItems": rows}]}
                 },
-                "application/vnd.apache.arrow.stream": {"schema": {"type": "string", "format": "binary"}},
+                ARROW: {"schema": {"type": "string", "format": "binary"}},
             },
         },
-        "responses": _responses(
-            "Probabilities, in the order of the rows", "Predictions", "400", "404", "413", "415"
-        ),
+        "responses": _responses("Probabilities, in the order of the rows", "Predictions", *_OF_BODIES),
     }
+    predict["responses"]["200"]["content"][ARROW] = {"schema": {"type": "string", "format": "binary"}}
     model = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "enum": list(plans)}}
     described: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -85,7 +89,14 @@ def describe(
                 "get": {
                     "summary": "Inputs and outputs of a model",
                     "parameters": [model],
-                    "responses": _responses("Metadata", None, "404"),
+                    "responses": _responses("Metadata", "Model", "404"),
+                }
+            },
+            "/v2/models/{name}/ready": {
+                "get": {
+                    "summary": "It answers",
+                    "parameters": [model],
+                    "responses": _responses("Yes", None, "404", no="503"),
                 }
             },
             "/v2/models/{name}/infer": {
@@ -93,11 +104,11 @@ def describe(
                     "summary": "Score tensors (Open Inference Protocol)",
                     "parameters": [model],
                     "requestBody": {"required": True, "content": {"application/json": {"schema": _INFER}}},
-                    "responses": _responses("One tensor: score", None, "400", "404", "413"),
+                    "responses": _responses("One tensor: score", "Inference", *_OF_BODIES),
                 }
             },
             "/v2/health/live": {"get": {"summary": "It lives", "responses": _responses("Yes", None)}},
-            "/v2/health/ready": {"get": {"summary": "It answers", "responses": _responses("Yes", None)}},
+            "/v2/health/ready": {"get": {"summary": "It answers", "responses": _responses("Yes", None, no="503")}},
             "/v2": {"get": {"summary": "The server", "responses": _responses("Metadata", None)}},
             "/v2/models": {"get": {"summary": "The models", "responses": _responses("Names and versions", None)}},
             "/metrics": {
@@ -110,30 +121,83 @@ def describe(
         "components": {"schemas": schemas},
     }
     if with_token:
+        for path, methods in described["paths"].items():
+            if not path.startswith("/v2/health/"):
+                for what in methods.values():
+                    what["responses"]["401"] = _ERROR
         described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         described["security"] = [{"token": []}]
+        for path in ("/v2/health/live", "/v2/health/ready"):
+            described["paths"][path]["get"]["security"] = []
     return described
 
 
+_OF_BODIES = ("400", "404", "408", "413", "415", "429")
+_EXPLAIN = {"type": "integer", "minimum": 1, "maximum": 10_000}
+_CONTRIBUTION = {
+    "type": "object",
+    "required": ["feature", "contribution"],
+    "properties": {"feature": {"type": "string"}, "contribution": {"type": "number"}},
+}
+_ERROR = {
+    "description": "What is wrong, and what is allowed",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+}
+_SHAPE = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "maxItems": 2}
+_TENSOR: dict[str, Any] = {
+    "type": "object",
+    "required": ["name", "shape", "datatype", "data"],
+    "properties": {
+        "name": {"type": "string"},
+        "shape": _SHAPE,
+        "datatype": {"type": "string", "enum": list(DATATYPES)},
+        "data": {"type": "array"},
+    },
+}
 _INFER: dict[str, Any] = {
     "type": "object",
     "required": ["inputs"],
     "properties": {
         "id": {"type": "string"},
-        "inputs": {
+        "inputs": {"type": "array", "minItems": 1, "maxItems": 10_000, "items": _TENSOR},
+        "outputs": {
             "type": "array",
-            "minItems": 1,
-            "items": {
-                "type": "object",
-                "required": ["name", "shape", "datatype", "data"],
-                "properties": {
-                    "name": {"type": "string"},
-                    "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-                    "datatype": {"type": "string"},
-                    "data": {"type": "array"},
-                },
-            },
+            "maxItems": 100,
+            "items": {"type": "object", "required": ["name"], "properties": {"name": {"enum": ["score"]}}},
         },
+    },
+}
+_INFERENCE: dict[str, Any] = {
+    "type": "object",
+    "required": ["model_name", "model_version", "outputs"],
+    "properties": {
+        "model_name": {"type": "string"},
+        "model_version": {"type": "string"},
+        "id": {"type": "string"},
+        "outputs": {"type": "array", "items": _TENSOR, "minItems": 1, "maxItems": 1},
+    },
+}
+_METADATA = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["name", "datatype", "shape"],
+        "properties": {
+            "name": {"type": "string"},
+            "datatype": {"enum": list(DATATYPES)},
+            "shape": {"type": "array", "items": {"type": "integer"}},
+        },
+    },
+}
+_MODEL: dict[str, Any] = {
+    "type": "object",
+    "required": ["name", "versions", "platform", "inputs", "outputs"],
+    "properties": {
+        "name": {"type": "string"},
+        "versions": {"type": "array", "items": {"type": "string"}},
+        "platform": {"type": "string"},
+        "inputs": _METADATA,
+        "outputs": _METADATA,
     },
 }
 
@@ -184,13 +248,12 @@ def _query(name: str, what: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": "query", "required": False, "description": what, "schema": dict(schema)}
 
 
-def _responses(what: str, schema: str | None, *errors: str) -> dict[str, Any]:
+def _responses(what: str, schema: str | None, *errors: str, no: str | None = None) -> dict[str, Any]:
     content = {"$ref": f"#/components/schemas/{schema}"} if schema else {"type": "object"}
     found: dict[str, Any] = {"200": {"description": what, "content": {"application/json": {"schema": content}}}}
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    for status in errors:
-        found[status] = {"description": "What is wrong, and what is allowed", "content": error}
-    return found
+    if no is not None:
+        found[no] = {**found["200"], "description": "No"}
+    return {**found, **dict.fromkeys(errors, _ERROR)}
 
 
 def _pointer(name: str) -> str:

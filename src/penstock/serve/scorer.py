@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,27 @@ class Contribution:
     contribution: float
 
 
+class Completer(Protocol):
+    """What a pipeline adds to rows, as of the moment at which it is asked."""
+
+    names: frozenset[str]
+    """Columns that it looks at."""
+
+    def rows(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """Rows with what the model needs besides.
+
+        Raises:
+            BadRow: a key or time cannot be read.
+        """
+
+    def table(self, table: pa.Table) -> pa.Table:
+        """The same of a table.
+
+        Raises:
+            DataError: a value cannot be read.
+        """
+
+
 @dataclass(eq=False)
 class Scorer:
     """One version of a model. ``score`` and ``explain`` are for one thread, ``score_table`` for any."""
@@ -43,6 +64,8 @@ class Scorer:
     tables: Mapping[str, ServedTable]
     manifest: dict[str, Any]
     reader: RowReader = field(init=False)
+    completer: Completer | None = field(default=None, init=False)
+    """Adds to rows what the server knows itself."""
     damaged: bool = field(default=False, init=False)
     """Its mapped file was found damaged: it must be loaded anew."""
 
@@ -82,6 +105,29 @@ class Scorer:
             return datetime.fromisoformat(str(self.manifest.get("created"))).timestamp()
         except ValueError:
             return 0.0
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Columns that requests may bring."""
+        plan = self.model.plan
+        assert plan is not None
+        return frozenset(plan.inputs) | (self.completer.names if self.completer is not None else frozenset())
+
+    def complete(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """Rows as ``score`` takes them, of those that a request brings.
+
+        Raises:
+            BadRow: one cannot be completed.
+        """
+        return rows if self.completer is None else self.completer.rows(rows)
+
+    def complete_table(self, table: pa.Table) -> pa.Table:
+        """The same of a table, for ``score_table``.
+
+        Raises:
+            DataError: a value cannot be read.
+        """
+        return table if self.completer is None else self.completer.table(table)
 
     def score(self, rows: Sequence[Mapping[str, Any]]) -> Floats:
         """Probabilities f32[n].

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from penstock.errors import ConfigError
-from penstock.serve.batching import Batcher, Complete
+from penstock.serve.batching import Batcher
 from penstock.serve.scorer import Scorer
 
 __all__ = ["Canary", "Served"]
@@ -27,10 +27,9 @@ class Canary:
 class Served:
     """Versions of one model, each with its batches."""
 
-    def __init__(self, scorer: Scorer, canary: Canary | None = None, complete: Complete | None = None) -> None:
-        """``complete`` adds to rows what the server knows itself."""
-        self.stable = Batcher(scorer, complete)
-        self.canary = Batcher(canary.scorer, complete) if canary is not None else None
+    def __init__(self, scorer: Scorer, canary: Canary | None = None) -> None:
+        self.stable = Batcher(scorer)
+        self.canary = Batcher(canary.scorer) if canary is not None else None
         self._share = canary.share if canary is not None else 0.0
         self._owed = 0.0
 

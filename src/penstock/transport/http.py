@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
+import logging
 import signal
 import socket
-import ssl
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,10 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = "application/json"
+_LARGE_NBYTES = 64 << 10
+_OTHER_FILES = 160
+"""Open files besides connections: those to be refused, models, logs, the loop's own."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +61,24 @@ class HttpLimits:
     text_nbytes: int = 64 << 20
     """Of a request when it is decompressed."""
     connections: int = 512
+    refused_connections: int = 64
+    """Beyond those, so many are told by 503, and others closed at once."""
+    pipelined: int = 100
+    """Requests of a connection that wait for their answers."""
     header_nbytes: int = 16 << 10
     header_s: float = 10.0
-    """Time to send the head of a request in."""
+    """Time to send the head of a request in, and for the handshake of TLS."""
     idle_s: float = 10.0
-    """Time between two pieces of a body."""
+    """Time between two pieces of a body, or of an answer that is read."""
     body_s: float = 120.0
-    keep_alive_s: int = 30
+    """Time for a body to come, and for an answer to be read."""
+    keep_alive_s: float = 30.0
+    linger_s: float = 2.0
+    """Time for a client to hear why it was let go, while it still sends."""
+    drain_s: float = 0.0
+    """Time in which a server that is asked to stop still takes requests, and has clients ask elsewhere."""
     stop_s: int = 30
-    """Time for what was begun to end, when the server is asked to stop."""
+    """Then, time for what was begun to end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +140,7 @@ async def read_body(
         Gone: the client went away.
     """
     length = headers.get("content-length", "")
-    if length.isdigit():
+    if length.isascii() and length.isdigit() and len(length) < 20:
         _check_size(int(length), limits.body_nbytes, "body")
         on_more(int(length))
     pieces, nbytes = [], 0
@@ -167,12 +179,17 @@ def plain_body(body: bytes, headers: Mapping[str, str], limits: HttpLimits) -> b
 async def send_answer(
     send: Send, scope: Scope, status: int, body: bytes, type_: str, headers: Mapping[str, str] | None = None
 ) -> None:
-    """Send an answer; to HEAD without its body."""
+    """Send an answer; to HEAD without its body. Of a large one the client has most when this returns."""
     raw = [(b"content-type", type_.encode()), (b"content-length", b"%d" % len(body))]
     if headers:
         raw += [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+    if scope["method"] == "HEAD":
+        body = b""
+    large = len(body) > _LARGE_NBYTES
+    await send({"type": "http.response.body", "body": body, "more_body": large})
+    if large:
+        await send({"type": "http.response.body"})  # the server waits here until its buffer is empty enough
 
 
 def refusal(refused: Refused) -> bytes:
@@ -200,52 +217,29 @@ def serve_http(
     tls: HttpTls | None = None,
     on_listening: Callable[[str], None] = print,
     on_start: Callable[[asyncio.AbstractEventLoop], Awaitable[None]] | None = None,
+    on_drain: Callable[[], None] | None = None,
+    on_warning: Callable[[str], None] = _log.warning,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, and then answer what was accepted.
 
-    ``on_start`` is awaited in the server's loop before it listens.
+    ``on_start`` is awaited in the server's loop before it listens; ``on_drain`` is called there when the server is
+    asked to stop, and still takes requests for ``drain_s``.
 
     Raises:
         ConfigError: the address cannot be had, or the package's extra is not installed.
     """
     try:
-        import httptools
-        import uvicorn
+        from penstock.transport.http_server import Server
     except ImportError as error:
         raise ConfigError(f"an HTTP server needs the extra `{extra}`: pip install 'penstock[{extra}]'") from error
-
-    class Server(uvicorn.Server):
-        """Leaves signals to us."""
-
-        def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
-            return nullcontext()
-
-    assert httptools is not None  # uvicorn imports it only when it serves
-    config = uvicorn.Config(
-        app,
-        http=_protocol(limits),
-        lifespan="off",
-        ws="none",
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=limits.connections,
-        timeout_keep_alive=limits.keep_alive_s,
-        timeout_graceful_shutdown=limits.stop_s,
-        **_tls_options(tls),
-    )
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"TLS: the certificate or its key cannot be used: {error}") from error
-    server = Server(config)
+    limits = replace(limits, connections=_affordable(limits.connections, on_warning))
+    server = Server(app, limits, tls, on_drain)
     with _bound(host, port) as listener:
 
         async def run() -> None:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, lambda: setattr(server, "should_exit", True))
+                loop.add_signal_handler(number, server.ask_to_stop)
             if on_start is not None:
                 await on_start(loop)
             shown = f"[{host}]" if ":" in host else host
@@ -257,61 +251,23 @@ def serve_http(
             runner.run(run())
 
 
-def _protocol(limits: HttpLimits) -> Any:
-    """uvicorn's protocol, which besides closes connections that take their time with the head of a request."""
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-    class Protocol(HttpToolsProtocol):
-        """Closes connections that take their time, or too many bytes, with the head of a request."""
-
-        _late: asyncio.TimerHandle | None = None
-        _head_nbytes = 0
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._await_head()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            self._calm()
-
-        def data_received(self, data: bytes) -> None:
-            if self._late is not None:
-                self._head_nbytes += len(data)
-                if self._head_nbytes > limits.header_nbytes and b"\r\n\r\n" not in data[: limits.header_nbytes]:
-                    self._calm()
-                    self.send_400_response(f"The head of a request has at most {limits.header_nbytes} bytes.")
-                    return
-            super().data_received(data)
-
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            if self._late is None:
-                self._await_head()
-
-        def on_headers_complete(self) -> None:
-            self._calm()
-            super().on_headers_complete()
-
-        def _await_head(self) -> None:
-            self._head_nbytes = 0
-            self._late = self.loop.call_later(limits.header_s, self.transport.close)
-
-        def _calm(self) -> None:
-            if self._late is not None:
-                self._late.cancel()
-                self._late = None
-
-    return Protocol
-
-
-def _tls_options(tls: HttpTls | None) -> dict[str, Any]:
-    if tls is None:
-        return {}
-    options: dict[str, Any] = {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key}
-    if tls.ca is not None:
-        options |= {"ssl_ca_certs": tls.ca, "ssl_cert_reqs": ssl.CERT_REQUIRED}
-    return options
+def _affordable(connections: int, on_warning: Callable[[str], None]) -> int:
+    """How many connections may be open, after the process was allowed as many files as it may be."""
+    try:
+        import resource
+    except ImportError:  # no limit that we know of
+        return connections
+    wanted = connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return connections
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        fewer = max(1, allowed - _OTHER_FILES)
+        on_warning(f"{connections:,} connections need {wanted:,} open files, allowed: {hard:,}; taking {fewer:,}")
+        return fewer
+    return connections
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
