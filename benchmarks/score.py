@@ -17,7 +17,7 @@ from benchmarks.serving import model_folder, table_of
 from penstock.export import write_npz
 from penstock.features import FeaturePlan
 from penstock.score import Scorer
-from penstock.serve.load import load_scorer
+from penstock.serve.versions.load import load_scorer
 
 __all__ = ["run"]
 

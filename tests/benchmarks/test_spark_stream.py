@@ -68,7 +68,7 @@ def joined(impressions: Sequence[Event], clicks: Sequence[Event]) -> dict[str, b
 @pytest.fixture
 def peer() -> None:
     try:
-        interpreter = spark_stream._interpreter(None)
+        interpreter = spark_stream.interpreter(None)
     except FileNotFoundError as error:
         pytest.skip(str(error))
     if interpreter is None:

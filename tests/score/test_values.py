@@ -22,7 +22,7 @@ decimals = st.tuples(st.integers(-(10**17), 10**17), st.integers(-30, 30)).map(l
 @settings(deadline=None, max_examples=1000)
 @given(floats | decimals)
 def test_a_float_is_the_text_that_arrow_casts_it_to(value: float) -> None:
-    assert category(value).decode() == serve._category(value)
+    assert category(value).decode() == serve.category(value)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 import penstock as ps
-from penstock.serve.load import load_scorer
 from penstock.serve.scorer import Scorer
+from penstock.serve.versions.load import load_scorer
 
 
 def rows_of_all_kinds(rows: int, seed: int = 0) -> pa.Table:

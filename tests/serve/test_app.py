@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from penstock.serve.app import ARROW, App, ServeLimits
+from penstock.serve.api.app import ARROW, App, ServeLimits
 from penstock.serve.scorer import Scorer
 from tests.asgi import Answer, ask
 from tests.serve.conftest import Served, rows_of_all_kinds

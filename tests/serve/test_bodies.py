@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from penstock.serve.app import ARROW, App, ServeLimits
-from penstock.serve.slices import SLICE_NBYTES, SLICE_ROWS
+from penstock.serve.api.app import ARROW, App, ServeLimits
+from penstock.serve.api.slices import SLICE_NBYTES, SLICE_ROWS
 from tests.asgi import ask
 from tests.serve.conftest import Served, rows_of_all_kinds
 from tests.serve.test_app import INFER, ROW, arrow, call

@@ -19,13 +19,13 @@ from penstock.cli.serve_pipelines import features_of
 from penstock.errors import ConfigError, DataError
 from penstock.features import Encoder
 from penstock.log.times import TIMESTAMP
-from penstock.serve.app import ARROW, App
+from penstock.serve.api.app import ARROW, App
 from penstock.serve.features import Features
-from penstock.serve.follow import Follower
-from penstock.serve.load import Loader, load_scorer
 from penstock.serve.rows import BadRow
 from penstock.serve.scorer import Scorer
-from penstock.serve.versions import LocalVersions
+from penstock.serve.versions.follow import Follower
+from penstock.serve.versions.load import Loader, load_scorer
+from penstock.serve.versions.source import LocalVersions
 from tests.asgi import ask
 
 SECOND = 1_000_000

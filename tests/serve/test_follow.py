@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 import penstock as ps
-from penstock.serve.follow import Follower
-from penstock.serve.load import Loader
-from penstock.serve.versions import LocalVersions
+from penstock.serve.versions.follow import Follower
+from penstock.serve.versions.load import Loader
+from penstock.serve.versions.source import LocalVersions
 from tests.log.helpers import until
 from tests.serve.conftest import Served, rows_of_all_kinds
 from tests.serve.test_rows import as_json

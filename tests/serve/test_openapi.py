@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
-from penstock.serve.app import App, ServeLimits
+from penstock.serve.api.app import App, ServeLimits
 from tests.serve.conftest import Served
 
 schemathesis = pytest.importorskip("schemathesis")

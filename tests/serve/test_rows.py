@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 import penstock as ps
 from penstock.features import ColumnPlan, Encoder, FeaturePlan, ValueEncoder
 from penstock.features.memory import Memory
-from penstock.serve.load import load_scorer
 from penstock.serve.rows import BadRow, RowReader, read_values
 from penstock.serve.scorer import Scorer
+from penstock.serve.versions.load import load_scorer
 from tests.serve.conftest import Served, rows_of_all_kinds
 
 

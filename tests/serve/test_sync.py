@@ -17,11 +17,11 @@ import pytest
 import penstock as ps
 from penstock.errors import ConfigError, ModelError
 from penstock.models import Publisher, pin_version
-from penstock.serve.follow import Follower
-from penstock.serve.gate import Gate
-from penstock.serve.load import Loader, load_scorer
 from penstock.serve.start import Named, parse_canary, parse_model
-from penstock.serve.versions import LocalVersions, RemoteVersions
+from penstock.serve.versions.follow import Follower
+from penstock.serve.versions.gate import Gate
+from penstock.serve.versions.load import Loader, load_scorer
+from penstock.serve.versions.source import LocalVersions, RemoteVersions
 from tests.log.helpers import command, until
 from tests.object_store import bucket, needs_a_store
 from tests.serve.conftest import Served, rows_of_all_kinds
@@ -137,7 +137,7 @@ def test_a_torn_delta_is_refused_and_the_next_version_is_whole(
 def test_a_torn_delta_that_becomes_whole_is_taken_after_all(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from penstock.serve import follow
+    from penstock.serve.versions import follow
 
     now = [0.0]
     monkeypatch.setattr(follow.time, "monotonic", lambda: now[0])

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from penstock.serve.app import App
+from penstock.serve.api.app import App
 from tests.asgi import Answer, ask
 from tests.serve.conftest import Served
 from tests.serve.test_server import connect, serving
@@ -29,7 +29,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from penstock.serve.tracing import Tracing
+from penstock.serve.api.tracing import Tracing
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 ROW = {"site": "site-1"}
@@ -200,6 +200,6 @@ def test_a_collector_gets_the_spans(served: Served, monkeypatch: pytest.MonkeyPa
 
 def test_without_the_option_nothing_of_it_is_imported() -> None:
     """Neither by the server nor by the application."""
-    code = "import sys, penstock.serve.app; print([name for name in sys.modules if 'opentelemetry' in name])"
+    code = "import sys, penstock.serve.api.app; print([name for name in sys.modules if 'opentelemetry' in name])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -59,7 +59,8 @@ def dash(
     from penstock.dash.live.servers import Servers
     from penstock.dash.live.watch import Watch
     from penstock.transport import read_token
-    from penstock.transport.http import HttpTls, is_loopback, serve_http
+    from penstock.transport.http import HttpTls, is_loopback
+    from penstock.transport.http_serving import serve_http
 
     if page_token_file is None and not is_loopback(host):
         raise ConfigError(

@@ -116,11 +116,12 @@ def models(
     penstock serve rollback MODEL --to 41     have all servers that follow go back
     """
     from penstock.cli.serve_pipelines import features_of
-    from penstock.serve.app import ServeLimits
-    from penstock.serve.gate import Gate
+    from penstock.serve.api.app import ServeLimits
     from penstock.serve.start import Serving, parse_canary, parse_model
+    from penstock.serve.versions.gate import Gate
     from penstock.transport import read_token
-    from penstock.transport.http import HttpTls, is_loopback, serve_http
+    from penstock.transport.http import HttpTls, is_loopback
+    from penstock.transport.http_serving import serve_http
 
     if token_file is None and not is_loopback(host):
         raise ConfigError(
@@ -151,7 +152,7 @@ def models(
         app = serving.load(click.echo, token=token, limits=limits, access_log=sys.stderr if access_log else None)
         tracing = None
         if otel:
-            from penstock.serve.tracing import Tracing
+            from penstock.serve.api.tracing import Tracing
 
             tracing = Tracing(app)
         try:

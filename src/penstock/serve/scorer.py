@@ -18,7 +18,7 @@ from penstock.features import Encoder, ValueEncoder
 from penstock.features.memory import Memory
 from penstock.models import Linear, Model
 from penstock.serve.rows import BadRow, RowReader, read_values
-from penstock.serve.weights import ServedTable
+from penstock.serve.versions.weights import ServedTable
 
 __all__ = ["Contribution", "Scorer"]
 

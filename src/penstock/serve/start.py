@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, TextIO
 
 from penstock.errors import ConfigError, StorageError
 from penstock.models.remote import is_url
-from penstock.serve.app import App, ServeLimits
-from penstock.serve.follow import Follower
-from penstock.serve.gate import Gate
-from penstock.serve.load import Loader
+from penstock.serve.api.app import App, ServeLimits
 from penstock.serve.scorer import Scorer
 from penstock.serve.served import Canary
-from penstock.serve.versions import LocalVersions, RemoteVersions
+from penstock.serve.versions.follow import Follower
+from penstock.serve.versions.gate import Gate
+from penstock.serve.versions.load import Loader
+from penstock.serve.versions.source import LocalVersions, RemoteVersions
 
 if TYPE_CHECKING:
     from penstock.serve.features import Features

@@ -9,12 +9,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
-import logging
-import signal
-import socket
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +35,6 @@ __all__ = [
     "read_body",
     "refusal",
     "send_answer",
-    "serve_http",
 ]
 
 Scope = MutableMapping[str, Any]
@@ -47,9 +43,6 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = "application/json"
 _LARGE_NBYTES = 64 << 10
-_OTHER_FILES = 160
-"""Open files besides connections: those to be refused, models, logs, the loop's own."""
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,78 +200,6 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def serve_http(
-    app: Any,
-    host: str,
-    port: int,
-    limits: HttpLimits,
-    *,
-    extra: str,
-    tls: HttpTls | None = None,
-    on_listening: Callable[[str], None] = print,
-    on_start: Callable[[asyncio.AbstractEventLoop], Awaitable[None]] | None = None,
-    on_drain: Callable[[], None] | None = None,
-    on_warning: Callable[[str], None] = _log.warning,
-) -> None:
-    """Serve until SIGTERM or Ctrl-C, and then answer what was accepted.
-
-    ``on_start`` is awaited in the server's loop before it listens; ``on_drain`` is called there when the server is
-    asked to stop, and still takes requests for ``drain_s``.
-
-    Raises:
-        ConfigError: the address cannot be had, or the package's extra is not installed.
-    """
-    try:
-        from penstock.transport.http_server import Server
-    except ImportError as error:
-        raise ConfigError(f"an HTTP server needs the extra `{extra}`: pip install 'penstock[{extra}]'") from error
-    limits = replace(limits, connections=_affordable(limits.connections, on_warning))
-    server = Server(app, limits, tls, on_drain)
-    with _bound(host, port) as listener:
-
-        async def run() -> None:
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, server.ask_to_stop)
-            if on_start is not None:
-                await on_start(loop)
-            shown = f"[{host}]" if ":" in host else host
-            scheme = "http" if tls is None else "https"
-            on_listening(f"{scheme}://{shown}:{listener.getsockname()[1]}")
-            await server.serve(sockets=[listener])
-
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(run())
-
-
-def _affordable(connections: int, on_warning: Callable[[str], None]) -> int:
-    """How many connections may be open, after the process was allowed as many files as it may be."""
-    try:
-        import resource
-    except ImportError:  # no limit that we know of
-        return connections
-    wanted = connections + _OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return connections
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < wanted:
-        fewer = max(1, allowed - _OTHER_FILES)
-        on_warning(f"{connections:,} connections need {wanted:,} open files, allowed: {hard:,}; taking {fewer:,}")
-        return fewer
-    return connections
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    found: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return found
-
-
 def _check_size(nbytes: int, allowed: int, what: str) -> None:
     if nbytes > allowed:
         raise Refused(413, f"the {what} has more than {allowed:,} bytes; send less at a time", connection="close")
@@ -299,12 +220,3 @@ def _decompressed(body: bytes, allowed: int) -> bytes:
             raise Refused(400, "the body is gzip that ends too early")
         body = stream.unused_data
     return b"".join(pieces)
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024
-        )
-    except OSError as error:
-        raise ConfigError(f"cannot listen at {host}:{port}: {error.strerror or error}") from error

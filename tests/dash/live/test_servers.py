@@ -14,8 +14,8 @@ import pytest
 import penstock as ps
 from penstock.dash.live.servers import Servers, models_of
 from penstock.errors import ConfigError
-from penstock.serve.app import App
-from penstock.serve.load import load_scorer
+from penstock.serve.api.app import App
+from penstock.serve.versions.load import load_scorer
 
 OLD = """\
 # TYPE penstock_model_info gauge

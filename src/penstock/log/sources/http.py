@@ -44,8 +44,8 @@ from penstock.transport.http import (
     read_body,
     refusal,
     send_answer,
-    serve_http,
 )
+from penstock.transport.http_serving import serve_http
 
 __all__ = ["App", "Limits", "serve"]
 

@@ -16,18 +16,18 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from penstock.errors import ConfigError, InputError, StorageError
-from penstock.serve.arrow import ARROW
+from penstock.serve.api.arrow import ARROW
+from penstock.serve.api.bodies import Bodies, Request
+from penstock.serve.api.facts import FACTS, Facts, trace_id
+from penstock.serve.api.inference import BadTensors, infer_response, model_metadata
+from penstock.serve.api.limits import ServeLimits
+from penstock.serve.api.metrics import CONTENT_TYPE, Metrics
+from penstock.serve.api.openapi import describe, page
+from penstock.serve.api.scoring import Scoring
+from penstock.serve.api.slices import BadJson
 from penstock.serve.batching import Batcher
-from penstock.serve.bodies import Bodies, Request
-from penstock.serve.facts import FACTS, Facts, trace_id
-from penstock.serve.inference import BadTensors, infer_response, model_metadata
-from penstock.serve.limits import ServeLimits
-from penstock.serve.metrics import CONTENT_TYPE, Metrics
-from penstock.serve.openapi import describe, page
 from penstock.serve.scorer import Scorer
-from penstock.serve.scoring import Scoring
 from penstock.serve.served import Canary, Served
-from penstock.serve.slices import BadJson
 from penstock.transport.http import (
     JSON,
     Gone,

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 
 from penstock.features import FeaturePlan
-from penstock.serve.slices import SLICE_ROWS, BadJson, JsonArray
+from penstock.serve.api.slices import SLICE_ROWS, BadJson, JsonArray
 
 __all__ = [
     "DATATYPES",

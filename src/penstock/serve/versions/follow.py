@@ -20,10 +20,10 @@ import pyarrow as pa
 from penstock.errors import ModelError, PenstockError
 from penstock.models.files import read_checked
 from penstock.models.manifest import parse_manifest
-from penstock.serve.gate import Gate
-from penstock.serve.load import Loader
 from penstock.serve.scorer import Scorer
-from penstock.serve.versions import Versions
+from penstock.serve.versions.gate import Gate
+from penstock.serve.versions.load import Loader
+from penstock.serve.versions.source import Versions
 
 __all__ = ["Follower"]
 

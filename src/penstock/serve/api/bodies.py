@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from penstock.serve.facts import Facts
-from penstock.serve.limits import ServeLimits
-from penstock.serve.slices import SLICE_NBYTES
+from penstock.serve.api.facts import Facts
+from penstock.serve.api.limits import ServeLimits
+from penstock.serve.api.slices import SLICE_NBYTES
 from penstock.transport.http import Receive, Refused, plain_body, read_body
 
 __all__ = ["Bodies", "Request"]

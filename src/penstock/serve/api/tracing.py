@@ -11,7 +11,7 @@ import threading
 from typing import Any
 
 from penstock.errors import ConfigError
-from penstock.serve.facts import FACTS, Facts
+from penstock.serve.api.facts import FACTS, Facts
 from penstock.transport.http import Receive, Scope, Send, headers_of
 from penstock.version import __version__
 

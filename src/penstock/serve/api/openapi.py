@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from penstock.features import FeaturePlan
-from penstock.serve.arrow import ARROW
-from penstock.serve.inference import DATATYPES
+from penstock.serve.api.arrow import ARROW
+from penstock.serve.api.inference import DATATYPES
 from penstock.version import __version__
 
 __all__ = ["describe", "page"]

@@ -13,7 +13,7 @@ from penstock.errors import ModelError, StorageError
 from penstock.models import load_shell, read_manifest
 from penstock.models.manifest import parse_manifest
 from penstock.serve.scorer import Scorer
-from penstock.serve.weights import load_tables, remove_unused
+from penstock.serve.versions.weights import load_tables, remove_unused
 
 __all__ = ["Loader", "load_scorer"]
 

@@ -8,12 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from penstock.serve.arrow import TableLimits, read_table, write_table
-from penstock.serve.batching import Batcher, Rows, Scored
-from penstock.serve.inference import InferRequest, read_infer, rows_asked, tensor_slices
-from penstock.serve.limits import ServeLimits
-from penstock.serve.scorer import Contribution, Scorer
-from penstock.serve.slices import (
+from penstock.serve.api.arrow import TableLimits, read_table, write_table
+from penstock.serve.api.inference import InferRequest, read_infer, rows_asked, tensor_slices
+from penstock.serve.api.limits import ServeLimits
+from penstock.serve.api.slices import (
     SLICE_NBYTES,
     SLICE_ROWS,
     Turns,
@@ -24,6 +22,8 @@ from penstock.serve.slices import (
     slices_of,
     warm_up,
 )
+from penstock.serve.batching import Batcher, Rows, Scored
+from penstock.serve.scorer import Contribution, Scorer
 from penstock.transport.http import Refused
 
 __all__ = ["Scoring"]
