@@ -21,18 +21,13 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.harness import ROOT, Goal, Options, Result, Spread, machine, note, table
+from benchmarks.kappa import FIELDS
 from benchmarks.serving import serving
 from penstock.log import Log
 from penstock.log.times import SECOND_US, TIMESTAMP, now_us
 
 __all__ = ["run"]
 
-_FIELDS = [
-    pa.field("ts", TIMESTAMP),
-    pa.field("request_id", pa.string()),
-    pa.field("site", pa.string()),
-    pa.field("clicked", pa.bool_()),
-]
 _JOB = """
 [streams.impressions]
 lateness = "0s"
@@ -64,7 +59,7 @@ def run(options: Options) -> Result:
     place.mkdir(parents=True)
     (place / "pipeline.toml").write_text(_JOB.format(place=place, every=PUBLISH_EVERY_S))
     log = Log(str(place / "events"))
-    log.create("impressions", _FIELDS, id="request_id")
+    log.create("impressions", FIELDS, id="request_id")
     events = _Events(log)
     events.append_past(2_000)
     note(f"{rate:,} events/s for {seconds} s, and five probes a second ...")

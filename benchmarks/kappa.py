@@ -28,9 +28,9 @@ from benchmarks.harness import ROOT, Goal, Options, Result, Spread, machine, not
 from penstock.log import Log
 from penstock.log.times import SECOND_US, TIMESTAMP, now_us
 
-__all__ = ["run"]
+__all__ = ["FIELDS", "run"]
 
-_FIELDS = [
+FIELDS = [
     pa.field("ts", TIMESTAMP),
     pa.field("request_id", pa.string()),
     pa.field("site", pa.string()),
@@ -129,7 +129,7 @@ def _live(place: Path, seconds: int, rate: int, *, window_s: int, lateness_s: in
     from penstock.train.live import fit_live
 
     log = Log(str(place / "events"))
-    log.create("impressions", _FIELDS, id="request_id")
+    log.create("impressions", FIELDS, id="request_id")
     # So much must be there that the run can begin; these are not counted.
     stream = log.stream("impressions")
     stream.append(_events(now_us() - np.arange(1000)[::-1] * 1000 - 10 * SECOND_US, 10**9), source="collector")
@@ -185,7 +185,7 @@ def _overload(place: Path, seconds: int) -> dict[str, float]:
     from penstock.train.live import fit_live
 
     log = Log(str(place / "events"))
-    log.create("impressions", _FIELDS, id="request_id")
+    log.create("impressions", FIELDS, id="request_id")
     # Events wait for their answer, so they come out of order: hence the lateness.
     job = PipelineJob.from_dict(_job(place, window_s=1, lateness_s=10, wait_s=0), "benchmark")
     listener = subprocess.Popen(

@@ -36,6 +36,7 @@ What to try next, from there, with penstock = $penstock:
   penstock train clicks/clicks-00000.parquet --label clicked --time time --servers 2 --workers 2 -o cluster/
   penstock compare clicks/clicks-00000.parquet --label clicked --consistency bsp --consistency asp    a page of what each costs
   penstock serve ctr=model/             answers over HTTP; then: curl localhost:8080/predict -d '{"c1": "x", "n1": 2}'
+  penstock dash cluster/                a live page of a run, while it goes on or after
   $(dirname "$penstock")/python $examples/from_events.py    events in a log, a query to examples, late clicks that correct labels
   penstock train --help
 END
