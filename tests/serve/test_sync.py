@@ -191,6 +191,9 @@ def test_a_version_that_does_badly_on_recent_rows_is_not_switched_to(
     trainer.publish(recent)
     assert one.look() is None
     assert "2,000 recent rows: calibration" in caplog.text and "allowed 0.33 to 3" in caplog.text
+    pin_version(trainer.folder, 3)
+    assert one.look() is not None  # somebody wants it
+    pin_version(trainer.folder, None)
     for keys, words in good:
         table.insert(keys, words)
         table.touch(keys)

@@ -53,7 +53,8 @@ class Follower:
         self.check: Callable[[Scorer], object] = lambda scorer: None
         """Raises what else speaks against a version."""
         self._loader, self._gate = loader, gate or Gate()
-        self._refused: tuple[dict[str, Any] | None, str] | None = None
+        self._refused: tuple[tuple[dict[str, Any], bool] | None, str] | None = None
+        """What was wanted, and why it was not switched to."""
         self._again_s, self._wait_s = 0.0, _AGAIN_S
         self._loop: asyncio.AbstractEventLoop | None = None
         self._switch: Callable[[Scorer], None] | None = None
@@ -76,13 +77,13 @@ class Follower:
             time.sleep(self.versions.poll_s)
         self.versions.changed()
         while True:
-            manifest = self.versions.wanted(self.version)
+            manifest, _ = self.versions.wanted(self.version)
             try:
                 self.versions.fetch(manifest)
                 self.scorer = self._loader.load(manifest)
                 break
             except ModelError:
-                if self.versions.wanted(self.version) == manifest:  # else it was replaced meanwhile
+                if self.versions.wanted(self.version)[0] == manifest:  # else it was replaced meanwhile
                     raise
         self._clean()
         return self.scorer
@@ -108,28 +109,29 @@ class Follower:
         due = self._refused is not None and time.monotonic() >= self._again_s
         if not (self.versions.changed() or damaged or due):
             return None
-        manifest = None
+        wanted = None
         try:
-            manifest = self.versions.wanted(self.version)
+            manifest, chosen = wanted = self.versions.wanted(self.version)
             if answering is not None and manifest == answering.manifest and not damaged:
                 self._refused = None
                 return None
-            if self._refused is not None and manifest == self._refused[0] and not due:
+            if self._refused is not None and wanted == self._refused[0] and not due:
                 return None
             self.versions.fetch(manifest)
             scorer = self._loader.load(manifest, answering)
-            self._gate.check(scorer, answering, self._recent(manifest))
+            if not chosen:  # whoever goes back to a version has his reasons
+                self._gate.check(scorer, answering, self._recent(manifest))
             self.check(scorer)
         except PenstockError as error:
-            self._refuse(manifest, str(error))
+            self._refuse(wanted, str(error))
             return None
         self._refused, self._wait_s, self.scorer = None, _AGAIN_S, scorer
         self._clean()
         return scorer
 
-    def _refuse(self, manifest: dict[str, Any] | None, reason: str) -> None:
-        if (manifest, reason) != self._refused:  # once, not at every look
-            self._refused, self._wait_s = (manifest, reason), _AGAIN_S
+    def _refuse(self, wanted: tuple[dict[str, Any], bool] | None, reason: str) -> None:
+        if (wanted, reason) != self._refused:  # once, not at every look
+            self._refused, self._wait_s = (wanted, reason), _AGAIN_S
             self.refused += 1
             with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
                 self._on_refused()

@@ -32,8 +32,9 @@ class Versions(Protocol):
     def changed(self) -> bool:
         """Whether there may be another one since this was asked before."""
 
-    def wanted(self, version: int | None) -> dict[str, Any]:
-        """The manifest of the version to serve: of a given one, else the pinned, else the newest.
+    def wanted(self, version: int | None) -> tuple[dict[str, Any], bool]:
+        """The manifest of the version to serve: of a given one, else the pinned, else the newest; and whether
+        somebody has chosen it.
 
         Raises:
             ModelError: there is none.
@@ -75,12 +76,14 @@ class LocalVersions:
         changed, self._seen = now != self._seen, now
         return changed
 
-    def wanted(self, version: int | None) -> dict[str, Any]:
+    def wanted(self, version: int | None) -> tuple[dict[str, Any], bool]:
         """See ``Versions``."""
         if version is None:
             pin = read_pin(self.root)
             version = pin.version if pin is not None else None
-        return read_manifest(self.root) if version is None else read_version(self.root, version)
+        if version is None:
+            return read_manifest(self.root), False
+        return read_version(self.root, version), True
 
     def fetch(self, manifest: dict[str, Any]) -> None:
         """They are there."""
@@ -109,12 +112,12 @@ class RemoteVersions:
         """Only by looking."""
         return True
 
-    def wanted(self, version: int | None) -> dict[str, Any]:
+    def wanted(self, version: int | None) -> tuple[dict[str, Any], bool]:
         """See ``Versions``."""
         if version is None:
             pin = self._remote.pin()
             version = pin.version if pin is not None else None
-        return self._remote.fetch_manifest(self.root, version)
+        return self._remote.fetch_manifest(self.root, version), version is not None
 
     def fetch(self, manifest: dict[str, Any]) -> None:
         """Copy what is not there yet."""
