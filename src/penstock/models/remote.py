@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from penstock.storage import write_atomically
 __all__ = ["RemoteFolder", "is_url"]
 
 _MANIFEST = "manifest.json"
+_OURS = re.compile(rf"(v\d{{6,}}|{VERSIONS})/")
+"""Paths of files of versions; what else lies there is left alone."""
 
 
 def is_url(path: str | Path) -> bool:
@@ -215,7 +218,7 @@ class RemoteFolder:
             if data is not None:
                 kept |= {version_file(pin.version), *(e["path"] for e in all_files(msgspec.json.decode(data)))}
         for path in sorted(self._there - kept):
-            if path.startswith((f"{VERSIONS}/v", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9")):
+            if _OURS.match(path):
                 self.write(path, None)
                 self._there.discard(path)
 
