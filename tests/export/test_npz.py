@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toy_model import Toy
 
 import penstock as ps
 from penstock.errors import ConfigError, ModelError
@@ -13,7 +14,6 @@ from penstock.export import write_npz
 from penstock.export.rows import nonzero_rows
 from penstock.features import ColumnPlan, FeaturePlan
 from penstock.score import Scorer
-from tests.models.toy_model import Toy
 
 PLAN = FeaturePlan(label="y", columns=(ColumnPlan(name="c", kind="categorical", type="string"),))
 
