@@ -46,7 +46,9 @@ def model_folder(rows: int) -> Path:
     draw = np.random.default_rng(0)
     while (missing := rows - model.rows) > 0:
         keys = draw.integers(1, 1 << 63, min(missing, 1 << 20), dtype=np.uint64) * np.uint64(2)
-        model.table.insert(keys, draw.normal(0, 0.1, (len(keys), model.table.width)).astype(np.float32))
+        words = np.abs(draw.normal(0, 3, (len(keys), model.table.width))).astype(np.float32)
+        words[::2, 0] *= -1
+        model.table.insert(keys, words)
     model.save(folder)
     return folder
 

@@ -94,3 +94,32 @@ def test_a_store_that_refuses_holds_up_nothing_and_is_told_at_the_end(
     with pytest.raises(StorageError, match=r"the last version was not copied: .*; it is in"):
         uploads.close(patience_s=0.5)
     assert "it is tried again" in caplog.text
+
+
+def test_another_runs_model_is_not_published_over(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"publish to 'plain': allowed: a URL"):
+        ps.Publish(to="plain")
+    store = ps.Publish(to=f"file://{tmp_path}/store")
+    first = ps.Linear(FEATURES)
+    ps.fit(first, table(1000), output=tmp_path / "a", publish=store, progress=False)
+    ps.fit(
+        ps.Linear(FEATURES), table(2000), output=tmp_path / "a", publish=store, progress=False
+    )  # its next version
+    kept = rows_of(load_model(tmp_path / "store"))
+    uploads = Uploads(tmp_path / "b", f"file://{tmp_path}/store")
+    ps.fit(ps.Linear(FEATURES), table(500), output=tmp_path / "b", progress=False)
+    uploads.put(read_manifest(tmp_path / "b"))
+    with pytest.raises(StorageError, match=r"has version 2 of .*, of another run, as this one is at 1"):
+        uploads.close(patience_s=0.2)
+    assert rows_of(load_model(tmp_path / "store")) == kept
+    assert {p.name for p in (tmp_path / "store").glob("v0*")} == {"v000002"}
+
+
+def test_a_run_can_be_resumed_from_its_first_version_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from penstock.train import session
+
+    monkeypatch.setattr(session.RunFolder, "forget_checkpoint", lambda self: None)
+    publish = ps.Publish(every_s=1e-6)
+    ps.fit(ps.Linear(FEATURES), table(), output=tmp_path / "run", publish=publish, progress=False)
+    rows = session.RunFolder(tmp_path / "run").read_checkpoint()["state"]["rows"]
+    assert 0 < rows < 60_000

@@ -22,13 +22,14 @@ _FORMATS = {".npz": "npz", ".onnx": "onnx"}
     type=click.Choice(["npz", "onnx", "mlflow"]),
     help="By the output's name if not given: .npz or .onnx.",
 )
+@click.option("--version", type=click.IntRange(min=1), help="One that was published before; else the newest.")
 @click.option(
     "--vocabulary",
     multiple=True,
     metavar="DATA",
     help="Of onnx: take columns instead of hashed keys, with the categories that occur in DATA.",
 )
-def export(model: str, output: str, format_: str | None, vocabulary: tuple[str, ...]) -> None:
+def export(model: str, output: str, format_: str | None, version: int | None, vocabulary: tuple[str, ...]) -> None:
     """Write the MODEL in a folder to OUTPUT, for other programs.
 
     \b
@@ -40,13 +41,16 @@ def export(model: str, output: str, format_: str | None, vocabulary: tuple[str, 
     docs/export.md says how to use them.
     """
     format_ = format_ or _FORMATS.get(Path(output).suffix)
+    of_name = _FORMATS.get(Path(output).suffix, format_)
+    if format_ is not None and of_name != format_:
+        raise ConfigError(f"{output}: its ending is of {of_name}, --to says {format_}; allowed: one of the two")
     if format_ is None:
         raise ConfigError(f"{output}: got no --to, and an unknown ending; allowed: .npz, .onnx, or --to mlflow")
     if vocabulary and format_ != "onnx":
         raise ConfigError(f"--vocabulary is for onnx; {format_} takes every category as it is")
     from penstock.models import load_version
 
-    loaded, manifest = load_version(model)
+    loaded, manifest = load_version(model, version=version)
     if format_ == "mlflow":
         from penstock.export import mlflow
 

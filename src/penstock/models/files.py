@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -248,13 +249,39 @@ def _write_all(
     with storage_errors(folder), _removed_on_failure(paths):
         for path, (_, parts, segments) in zip(paths, files, strict=True):
             rows = 0
-            writer = pq.ParquetWriter(path, schema, compression="zstd", compression_level=1, use_dictionary=False)
-            with writer:
-                for group in _row_groups(parts):
-                    writer.write_table(group, row_group_size=len(group))
-                    rows += len(group)
-            entries.append({**seal(path), "segments": _runs(segments), "rows": rows})
+            with path.open("wb") as handle:
+                sink = _Hashing(handle)
+                how = {"compression": "zstd", "compression_level": 1, "use_dictionary": False}
+                with pq.ParquetWriter(sink, schema, **how) as writer:
+                    for group in _row_groups(parts):
+                        writer.write_table(group, row_group_size=len(group))
+                        rows += len(group)
+                handle.flush()
+                os.fsync(handle.fileno())
+            entry = {"path": f"{path.parent.name}/{path.name}", "nbytes": sink.nbytes, "sha256": sink.hexdigest()}
+            entries.append({**entry, "segments": _runs(segments), "rows": rows})
     return entries
+
+
+class _Hashing(io.RawIOBase):
+    """A file whose checksum is of what was meant to be written, whatever the disk makes of it."""
+
+    def __init__(self, handle: BinaryIO) -> None:
+        self._handle, self._hash, self.nbytes = handle, hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        self._handle.write(view)
+        self._hash.update(view)
+        self.nbytes += view.nbytes
+        return view.nbytes
+
+    def hexdigest(self) -> str:
+        """Of all that was written."""
+        return self._hash.hexdigest()
 
 
 def _row_groups(parts: Parts) -> Iterator[pa.Table]:

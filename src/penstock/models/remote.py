@@ -49,6 +49,8 @@ class RemoteFolder:
             self._fs, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except (ValueError, ImportError, TypeError) as error:
             raise ConfigError(f"{url}: {' '.join(str(error).split())}") from error
+        protocol = self._fs.protocol
+        self._is_local = "file" in ((protocol,) if isinstance(protocol, str) else protocol)
         self._there: set[str] = set()
         """Files that were copied there, or were found."""
         self._whole: set[Path] = set()
@@ -75,7 +77,10 @@ class RemoteFolder:
         with self._errors(name):
             if data is not None:
                 self._fs.makedirs(f"{self._root}/{name}".rpartition("/")[0], exist_ok=True)
-                self._fs.pipe_file(f"{self._root}/{name}", data)
+                if self._is_local:  # which others could see half written
+                    write_atomically(Path(self._root) / name, data)
+                else:
+                    self._fs.pipe_file(f"{self._root}/{name}", data)
                 return
             with contextlib.suppress(FileNotFoundError):
                 self._fs.rm_file(f"{self._root}/{name}")
@@ -164,6 +169,7 @@ class RemoteFolder:
             StorageError: as ``read``; the version before is valid.
         """
         if not self._there:
+            self._check_not_anothers(manifest)
             with self._errors(""), contextlib.suppress(FileNotFoundError):
                 self._there = {path.removeprefix(self._root).lstrip("/") for path in self._fs.find(self._root)}
         for entry in all_files(manifest):
@@ -207,6 +213,26 @@ class RemoteFolder:
             raise ModelError(f"{self.url}: there is no version {version}")
         self.write(PIN, msgspec.json.encode(new_pin(version, reason)) if version is not None else None)
 
+    def _check_not_anothers(self, manifest: Mapping[str, Any]) -> None:
+        """No other run publishes there.
+
+        Raises:
+            StorageError: what is there is no earlier version of this folder's.
+        """
+        data = self.read(_MANIFEST)
+        if data is None:
+            return
+        try:
+            there = msgspec.json.decode(data)
+            version, created = int(there["version"]), str(there["created"])
+        except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
+            raise StorageError(f"{self.url}/{_MANIFEST}: is something else; name another place") from error
+        if version > manifest["version"] or (version == manifest["version"] and created != manifest["created"]):
+            raise StorageError(
+                f"{self.url}: has version {version} of {created}, of another run, as this one is at "
+                f"{manifest['version']}; name another place, or remove what is there"
+            )
+
     def _remove_old(self, root: Path, manifest: Mapping[str, Any]) -> None:
         kept = {entry["path"] for entry in all_files(manifest)} | {_MANIFEST, PIN}
         pin = self.pin()
@@ -221,6 +247,9 @@ class RemoteFolder:
             if _OURS.match(path):
                 self.write(path, None)
                 self._there.discard(path)
+                if self._is_local:
+                    with contextlib.suppress(OSError):  # there is more in it
+                        (Path(self._root) / path).parent.rmdir()
 
     @contextlib.contextmanager
     def _errors(self, name: str) -> Iterator[None]:

@@ -86,6 +86,9 @@ def read(path: str | Path) -> tuple[dict[str, Any], NDArray[np.uint64], NDArray[
 
 
 def _read(path: str, file: io.BufferedReader) -> tuple[dict[str, Any], NDArray[np.uint64], NDArray[np.float32]]:
+    if file.read(2) != b"PK":  # a zip, as NumPy's are
+        raise ModelError(f"{path}: not an exported model of Penstock")
+    file.seek(0)
     loaded = np.load(file, allow_pickle=False)
     if not isinstance(loaded, np.lib.npyio.NpzFile):
         raise ModelError(f"{path}: not an exported model of Penstock")

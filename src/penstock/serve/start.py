@@ -56,6 +56,9 @@ def parse_model(text: str) -> Named:
         raise ConfigError(f"model {text!r}: allowed: [NAME=]MODEL[@VERSION]")
     place = found["place"]
     name = found["name"] if found["name"] is not None else (Path(place).resolve().name if place else "")
+    if found["version"] is None and "@" in place.rpartition("/")[2]:
+        version = place.rpartition("@")[2]
+        raise ConfigError(f"model {text}: got the version {version!r}, allowed: a number")
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"model {text}: got the name {name!r}, allowed: letters, digits, _ . -; give one: NAME={place}"
@@ -155,6 +158,13 @@ class Serving:
                 f"{model.share:.3g} of the requests"
             )
         self._features = self._make_features(scorers)
+        for name, scorer in scorers.items():
+            counted = (scorer.manifest.get("lineage") or {}).get("aggregates")
+            if counted and name not in self._features:
+                say(
+                    f"model {name}: was trained with {', '.join(counted)}, which its pipeline counts: without "
+                    "--pipeline they are missing, unless requests bring them"
+                )
         for follower, _ in self._followers:
             if follower.name in self._features:
                 follower.check = self._features[follower.name].check

@@ -124,7 +124,8 @@ class RunFolder:
         """
         if not (self.checkpoint / "manifest.json").exists():
             self._check_free()
-            done = ": its run has ended" if (self.path / "manifest.json").exists() else ""
+            ended = (self.path / "manifest.json").exists()
+            done = ": its run has ended, or was killed before there was one" if ended else ""
             raise ModelError(f"{self.path}: nothing to resume, there is no checkpoint{done}")
         progress = read_manifest(self.checkpoint).get("progress")
         parts = (

@@ -222,6 +222,9 @@ class _LiveSession(OnlineSession):
         }
         if self.state.newest_us is not None:
             found["lineage"]["newest_event"] = format_time(self.state.newest_us)
+        aggregates = [each.name for each in self.source.pipeline.aggregates if each.name in self.plan.inputs]
+        if aggregates:
+            found["lineage"]["aggregates"] = aggregates
         return found
 
 

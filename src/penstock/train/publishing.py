@@ -26,4 +26,8 @@ class Publish:
         if self.every_s is not None and not self.every_s > 0:
             raise ConfigError(f"seconds between published versions must be > 0, got {self.every_s:g}")
         if self.to is not None:
+            if "://" not in self.to:
+                raise ConfigError(
+                    f"publish to {self.to!r}: allowed: a URL, such as s3://bucket/ctr or file:///shared/ctr"
+                )
             RemoteFolder(self.to)  # that it can be, is known before the training

@@ -159,8 +159,8 @@ class Session(ABC):
         self.history: list[Report] = []
         self.publish = Publish()
         self._not_before = 0
-        self._published: tuple[float, int] | None = None
-        """Where the run stood at its last version."""
+        self._published: int | None = None
+        """Rows that had been learnt at the last version."""
         self._signals = StopSignals()
         self._lines: JsonLines | None = None
 
@@ -234,8 +234,12 @@ class Session(ABC):
             for _ in stack.enter_context(contextlib.closing(self.steps(progress))):  # type: ignore[type-var]
                 self.check_stop(progress)
                 if self.publish.every_s and time.perf_counter() - last_version_s >= self.publish.every_s:
-                    self._publish(progress)
+                    first = self._publish(progress)
                     last_version_s = time.perf_counter()
+                    if first and self.checkpoint_every_s and self.how_to_resume is not None:
+                        # Who has seen a version expects to go on after it, if the run is killed.
+                        self._checkpoint(progress)
+                        last_checkpoint_s = time.perf_counter()
                 if not self.checkpoint_every_s or self.how_to_resume is None:
                     continue
                 if time.perf_counter() - last_checkpoint_s >= self.checkpoint_every_s:
@@ -290,14 +294,15 @@ class Session(ABC):
         """Labelled rows that were learnt last, if they are at hand."""
         return None
 
-    def _publish(self, progress: Progress) -> None:
-        """Make what has been learnt a version, if it is more than at the last one."""
-        stands = self.state.work, self.state.rows
-        if self.folder is None or not self.state.rows or stands == self._published or not self.may_publish():
-            return
+    def _publish(self, progress: Progress) -> bool:
+        """Make what has been learnt a version, if it is more than at the last one; whether it is the first."""
+        rows = self.state.rows
+        if self.folder is None or not rows or rows == self._published or not self.may_publish():
+            return False
         self.model.metadata = self._metadata(None, progress.seconds)
         self.folder.publish(self.model, self.recent())
-        self._published = stands
+        first, self._published = self._published is None, rows
+        return first
 
     def _settings(self) -> dict[str, Any]:
         holdout = dataclasses.asdict(self.holdout) if self.holdout else None

@@ -42,7 +42,7 @@ class Uploads:
             if not self._thread.is_alive() and not self._closing:
                 self._thread.start()
 
-    def close(self, patience_s: float = 60.0) -> None:
+    def close(self, patience_s: float = 30.0) -> None:
         """Wait for the last version.
 
         Raises:
@@ -51,6 +51,8 @@ class Uploads:
         with self._state:
             self._closing = True
             self._state.notify_all()
+            if self._failed is not None:
+                _log.warning("trying for %g s more to copy the last version to %s", patience_s, self._remote.url)
             done = self._state.wait_for(lambda: self._newest is None, patience_s)
         self.stop()
         if not done:

@@ -183,7 +183,7 @@ function drawStreams() {
   streams.facts.textContent = [
     found.sealed_to ? `windows are sealed to ${clock(found.sealed_to)} UTC` : "no window is sealed yet",
     found.step === null ? null : `step ${whole(found.step)}`,
-    found.quarantined === null ? null : `${whole(found.quarantined)} events quarantined`,
+    found.quarantined === null ? null : `${whole(found.quarantined)} events quarantined since it began`,
   ].filter(Boolean).join(" · ");
   refill(streams.table, table("Streams", STREAM_COLUMNS, Object.entries(found.streams)));
   streams.lag.draw();

@@ -249,7 +249,9 @@ class App:
         batcher = served.pick(version)
         if batcher is None:
             there = ", ".join(served.versions())
-            raise Refused(404, f"model {name}: there is no version {str(version)[:20]!r}; versions: {there}")
+            raise Refused(
+                404, f"model {name}: version {str(version)[:20]!r} is not served here; versions: {there}"
+            )
         return name, served, batcher
 
     def _of_path(self, path: str) -> tuple[str, Served, Batcher]:

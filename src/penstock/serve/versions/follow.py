@@ -20,6 +20,7 @@ import pyarrow as pa
 from penstock.errors import ModelError, PenstockError
 from penstock.models.files import read_checked
 from penstock.models.manifest import parse_manifest
+from penstock.models.remote import is_url
 from penstock.serve.scorer import Scorer
 from penstock.serve.versions.gate import Gate
 from penstock.serve.versions.load import Loader
@@ -56,6 +57,7 @@ class Follower:
         self._refused: tuple[tuple[dict[str, Any], bool] | None, str] | None = None
         """What was wanted, and why it was not switched to."""
         self._again_s, self._wait_s = 0.0, _AGAIN_S
+        self._pinned: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._switch: Callable[[Scorer], None] | None = None
         self._on_refused: Callable[[], object] = lambda: None
@@ -72,12 +74,13 @@ class Follower:
         waited = False
         while wait and not self.versions.there():
             if not waited:
-                say(f"waiting for a model in {self.versions.place}")
+                there = is_url(self.versions.place) or self.versions.root.exists()
+                say(f"waiting for a model in {self.versions.place}{'' if there else ', which is not there yet'}")
             waited = True
             time.sleep(self.versions.poll_s)
         self.versions.changed()
         while True:
-            manifest, _ = self.versions.wanted(self.version)
+            manifest, chosen = self.versions.wanted(self.version)
             try:
                 self.versions.fetch(manifest)
                 self.scorer = self._loader.load(manifest)
@@ -85,6 +88,7 @@ class Follower:
             except ModelError:
                 if self.versions.wanted(self.version)[0] == manifest:  # else it was replaced meanwhile
                     raise
+        self._tell_choice(chosen)
         self._clean()
         return self.scorer
 
@@ -114,6 +118,7 @@ class Follower:
             manifest, chosen = wanted = self.versions.wanted(self.version)
             if answering is not None and manifest == answering.manifest and not damaged:
                 self._refused = None
+                self._tell_choice(chosen)
                 return None
             if self._refused is not None and wanted == self._refused[0] and not due:
                 return None
@@ -125,9 +130,21 @@ class Follower:
         except PenstockError as error:
             self._refuse(wanted, str(error))
             return None
+        if self._refused is not None:
+            _log.warning("model %s: version %s answers", self.name, scorer.version)
         self._refused, self._wait_s, self.scorer = None, _AGAIN_S, scorer
+        self._tell_choice(chosen)
         self._clean()
         return scorer
+
+    def _tell_choice(self, chosen: bool) -> None:
+        """Say that somebody has chosen a version, or does no longer; not each version that comes."""
+        if self.scorer is None or self.version is not None:
+            return
+        before, self._pinned = self._pinned, self.scorer.version if chosen else None
+        if self._pinned != before:
+            what = "to which it is pinned" if chosen else "and follows the newest again"
+            _log.warning("model %s: answers by version %s, %s", self.name, self.scorer.version, what)
 
     def _refuse(self, wanted: tuple[dict[str, Any], bool] | None, reason: str) -> None:
         if (wanted, reason) != self._refused:  # once, not at every look
@@ -136,7 +153,8 @@ class Follower:
             with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
                 self._on_refused()
             version = self.scorer.version if self.scorer is not None else "none"
-            _log.error("model %s: version %s goes on answering: %s", self.name, version, reason)
+            refused = f"version {wanted[0]['version']} is refused, " if wanted is not None else ""
+            _log.error("model %s: %sversion %s goes on answering: %s", self.name, refused, version, reason)
         else:
             self._wait_s = min(2 * self._wait_s, _AGAIN_MOST_S)
         self._again_s = time.monotonic() + self._wait_s

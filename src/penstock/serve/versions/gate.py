@@ -36,11 +36,10 @@ class Gate:
 
     def __post_init__(self) -> None:
         low, high = self.calibration
-        if not (self.worst_logloss > 0 and 0 <= low < high):
-            raise ConfigError(
-                f"bounds of a version: worst logloss must be > 0, calibration two rising numbers >= 0; got "
-                f"{self.worst_logloss:g} and {low:g}:{high:g}"
-            )
+        if not self.worst_logloss > 0:
+            raise ConfigError(f"the worst logloss of a version must be > 0, got {self.worst_logloss:g}")
+        if not 0 <= low < high:
+            raise ConfigError(f"the calibration of a version: got {low:g}:{high:g}, allowed: rising numbers >= 0")
 
     def check(self, candidate: Scorer, answering: Scorer | None, recent: pa.Table | None) -> None:
         """See whether ``candidate`` may take the place of ``answering``.

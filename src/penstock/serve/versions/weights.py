@@ -77,7 +77,7 @@ def load_tables(
         except ValueError as error:
             if isinstance(error, ModelError):
                 raise
-            raise ModelError(f"{root}: table {name}: damaged: {error}") from error
+            raise ModelError(f"{root}: version {contents.version}, table {name}: damaged: {error}") from error
     return found
 
 
