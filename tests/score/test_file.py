@@ -146,8 +146,8 @@ def another_zip(path: Path) -> None:
     [
         (lambda path: None, "no such file; penstock export makes one"),
         (lambda path: path.mkdir(), "cannot be read"),
-        (lambda path: path.write_bytes(b""), "cannot be read"),
-        (lambda path: path.write_bytes(b"hello"), "cannot be read"),
+        (lambda path: path.write_bytes(b""), "not an exported model of Penstock"),
+        (lambda path: path.write_bytes(b"hello"), "not an exported model of Penstock"),
         (an_array, "not an exported model of Penstock"),
         (a_pickle, "cannot be read: ValueError: Object arrays cannot be loaded"),
         (another_zip, "not an exported model of Penstock"),

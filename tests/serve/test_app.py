@@ -120,7 +120,7 @@ def test_explanations_add_up(app: App, served: Served) -> None:
         ("POST", "/predict", ROW, {"content_type": "text/xml"}, 415, "got content-type 'text/xml'"),
         ("POST", "/predict", ROW, {"content_encoding": "br"}, 415, "allowed: gzip"),
         ("POST", "/predict?model=x", ROW, {}, 404, "there is no model 'x'; models: ctr"),
-        ("POST", "/predict?version=9", ROW, {}, 404, "no version '9'; versions: 1"),
+        ("POST", "/predict?version=9", ROW, {}, 404, "version '9' is not served here; versions: 1"),
         ("POST", "/predict?explain=x", ROW, {}, 400, "explain: got 'x'"),
         ("POST", "/predict?explain=5", [ROW] * 200, {}, 413, "got 200 rows to explain, allowed: 100"),
         ("POST", "/predict?wrong=5", ROW, {}, 400, "got the option 'wrong', allowed: model, version"),
@@ -128,7 +128,7 @@ def test_explanations_add_up(app: App, served: Served) -> None:
         ("POST", INFER, {}, {}, 400, "missing required field `inputs`"),
         ("POST", INFER, {"inputs": []}, {}, 400, "length >= 1"),
         ("POST", "/v2/models/x/infer", {}, {}, 404, "there is no model 'x'"),
-        ("GET", "/v2/models/ctr/versions/2", b"", {}, 404, "no version '2'"),
+        ("GET", "/v2/models/ctr/versions/2", b"", {}, 404, "version '2' is not served here"),
     ],
 )  # fmt: skip
 def test_what_is_refused(

@@ -213,7 +213,7 @@ def test_a_version_that_does_badly_on_recent_rows_is_not_switched_to(
     # Too few rows say nothing.
     trainer.publish(recent.slice(0, 100))
     assert bad.look() is not None
-    with pytest.raises(ConfigError, match="bounds of a version"):
+    with pytest.raises(ConfigError, match="the calibration of a version: got 3:1"):
         Gate(calibration=(3, 1))
 
 

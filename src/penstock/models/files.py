@@ -274,6 +274,8 @@ class _Hashing(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         view = memoryview(data)
+        if self._handle.closed:  # a writer that failed ends what it had begun, which is removed
+            return view.nbytes
         self._handle.write(view)
         self._hash.update(view)
         self.nbytes += view.nbytes
