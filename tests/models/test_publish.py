@@ -177,7 +177,7 @@ def test_a_few_older_versions_stay_spread_over_time(tmp_path: Path, monkeypatch:
     for _ in range(100):
         now[0] += 10
         publisher.publish(model)
-    written = [float(read_version(tmp_path, v)["created"]) for v in sorted(history._listed(tmp_path))]
+    written = [float(read_version(tmp_path, v)["created"]) for v in sorted(history.kept_versions(tmp_path))]
     ages = [now[0] - each for each in written][::-1]
     assert ages[:4] == [0, 10, 20, 30]
     assert 4 <= len(ages[4:]) <= 5 and ages[-1] > 280  # one of each 100 seconds

@@ -134,6 +134,29 @@ def test_a_torn_delta_is_refused_and_the_next_version_is_whole(
     assert found is not None and trainer.check(predict(found)) == "3"
 
 
+def test_who_starts_when_the_newest_is_torn_begins_with_the_one_before(
+    trainer: Trainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer.learn()
+    trainer.publish()
+    for _ in range(2):
+        trainer.learn()
+        trainer.publisher._is_there = lambda *a, **k: True  # type: ignore[method-assign]
+        manifest = trainer.publish()
+        tear(trainer.folder, manifest, "flipped")
+    one = Follower("ctr", LocalVersions(trainer.folder), Loader(folder=trainer.folder))
+    assert trainer.check(predict(one.first(wait=True, say=print))) == "2"
+    assert "version 4 is refused, version 2 goes on answering" in caplog.text and one.refused == 1
+    assert one.look() is None
+    with pytest.raises(ModelError, match="damaged"):
+        Follower("ctr", LocalVersions(trainer.folder), Loader(folder=trainer.folder)).first(wait=False, say=print)
+    del trainer.publisher._is_there
+    trainer.learn()
+    trainer.publish()
+    found = one.look()
+    assert found is not None and trainer.check(predict(found)) == "5"
+
+
 def test_a_torn_delta_that_becomes_whole_is_taken_after_all(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "KeepVersions",
     "Kept",
     "Pin",
+    "kept_versions",
     "list_versions",
     "new_pin",
     "pin_version",
@@ -84,7 +85,7 @@ def read_version(root: str | Path, version: int) -> dict[str, Any]:
         manifest = read_manifest(root)
         if manifest["version"] == version:
             return manifest
-        kept = sorted({*_listed(root), manifest["version"]})
+        kept = sorted({*kept_versions(root), manifest["version"]})
         shown = ", ".join(map(str, kept[-8:]))
         raise ModelError(f"{root}: there is no version {version}; the newest that are there: {shown}")
     return read_manifest(root, file)
@@ -150,7 +151,7 @@ def list_versions(root: str | Path) -> list[Kept]:
     root = Path(root)
     valid, pin = read_manifest(root), read_pin(root)
     found = []
-    for version in sorted({*_listed(root), valid["version"]}, reverse=True):
+    for version in sorted({*kept_versions(root), valid["version"]}, reverse=True):
         manifest = valid if version == valid["version"] else read_version(root, version)
         last = [table_layers(table)[-1] for table in manifest["tables"].values()]
         new = [entry for layer in last for entry in (*layer["files"], *layer["removed"])]
@@ -195,7 +196,7 @@ class History:
 
     def prune(self) -> set[str]:
         """Forget versions that need not stay; the folders of files that those which stay refer to."""
-        there = sorted(_listed(self._root), reverse=True)
+        there = sorted(kept_versions(self._root), reverse=True)
         for version in there:
             if version not in self._known:
                 with contextlib.suppress(ModelError):
@@ -223,7 +224,8 @@ class History:
         return kept | set(slices.values())
 
 
-def _listed(root: Path) -> list[int]:
+def kept_versions(root: Path) -> list[int]:
+    """Numbers of versions that are kept, in any order."""
     with contextlib.suppress(FileNotFoundError):
         return [int(m[1]) for p in (root / VERSIONS).iterdir() if (m := VERSION_NAME.fullmatch(p.name))]
     return []

@@ -80,17 +80,33 @@ class Follower:
             time.sleep(self.versions.poll_s)
         self.versions.changed()
         while True:
-            manifest, chosen = self.versions.wanted(self.version)
+            wanted = self.versions.wanted(self.version)
+            manifest, chosen = wanted
             try:
-                self.versions.fetch(manifest)
-                self.scorer = self._loader.load(manifest)
+                self.scorer = self._load(manifest)
                 break
-            except ModelError:
-                if self.versions.wanted(self.version)[0] == manifest:  # else it was replaced meanwhile
+            except ModelError as error:
+                if self.versions.wanted(self.version)[0] != manifest:
+                    continue  # it was replaced meanwhile
+                self.scorer = self._one_before(manifest) if wait and not chosen else None
+                if self.scorer is None:
                     raise
+                self._refuse(wanted, str(error))
+                break
         self._tell_choice(chosen)
         self._clean()
         return self.scorer
+
+    def _load(self, manifest: dict[str, Any]) -> Scorer:
+        self.versions.fetch(manifest)
+        return self._loader.load(manifest)
+
+    def _one_before(self, manifest: dict[str, Any]) -> Scorer | None:
+        """The newest version before that can be loaded, if there is one."""
+        for before in self.versions.before(manifest["version"]):
+            with contextlib.suppress(ModelError):
+                return self._load(before)
+        return None
 
     def start(
         self,

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from penstock.models import read_manifest, read_pin, read_version
+from penstock.models.history import kept_versions
 from penstock.models.manifest import all_files
 from penstock.models.remote import RemoteFolder
 
@@ -38,6 +40,14 @@ class Versions(Protocol):
 
         Raises:
             ModelError: there is none.
+            StorageError: the store cannot be reached.
+        """
+
+    def before(self, version: int) -> Iterator[dict[str, Any]]:
+        """Manifests of versions that were valid before, newest first.
+
+        Raises:
+            ModelError: one is damaged.
             StorageError: the store cannot be reached.
         """
 
@@ -85,6 +95,10 @@ class LocalVersions:
             return read_manifest(self.root), False
         return read_version(self.root, version), True
 
+    def before(self, version: int) -> Iterator[dict[str, Any]]:
+        """See ``Versions``."""
+        return _before(self.root, version)
+
     def fetch(self, manifest: dict[str, Any]) -> None:
         """They are there."""
 
@@ -119,6 +133,11 @@ class RemoteVersions:
             version = pin.version if pin is not None else None
         return self._remote.fetch_manifest(self.root, version), version is not None
 
+    def before(self, version: int) -> Iterator[dict[str, Any]]:
+        """See ``Versions``."""
+        self._remote.fetch_history(self.root)
+        return _before(self.root, version)
+
     def fetch(self, manifest: dict[str, Any]) -> None:
         """Copy what is not there yet."""
         self._remote.fetch_files(manifest, self.root)
@@ -133,6 +152,12 @@ class RemoteVersions:
         for folder in self.root.glob("v[0-9]*"):
             if folder.is_dir() and folder.name not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _before(root: Path, version: int) -> Iterator[dict[str, Any]]:
+    for each in sorted(kept_versions(root), reverse=True):
+        if each < version:
+            yield read_version(root, each)
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
