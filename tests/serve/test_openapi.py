@@ -27,6 +27,7 @@ OPERATIONS = [
     ("/v2/models/{name}", "GET"),
     ("/v2/models/{name}/ready", "GET"),
     ("/v2/models/{name}/infer", "POST"),
+    ("/v2/models/{name}/versions/{version}/infer", "POST"),
 ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penstock.features import FeaturePlan
@@ -32,6 +32,22 @@ def describe(
 ) -> dict[str, Any]:
     """The OpenAPI document. By model, ``brought`` are columns of its rows, and their kinds, where
     these are not its inputs."""
+    schemas, row = _schemas(plans, brought or {})
+    described: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": "Penstock", "version": __version__},
+        "paths": _paths(list(plans), row, rows),
+        "components": {"schemas": schemas},
+    }
+    if with_token:
+        _ask_for_token(described)
+    return described
+
+
+def _schemas(
+    plans: Mapping[str, FeaturePlan | None], brought: Mapping[str, Mapping[str, str]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All schemas, and that of a row of any model."""
     schemas: dict[str, Any] = {
         "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
         "Predictions": {
@@ -51,18 +67,21 @@ def describe(
     names = []
     for name, plan in plans.items():
         assert plan is not None
-        of_row = (brought or {}).get(name)
+        of_row = brought.get(name)
         kinds = {**(of_row or {}), **{column.name: column.kind for column in plan.columns}}
         listed = plan.inputs if of_row is None else of_row
         columns = {column: _KINDS.get(kinds.get(column, ""), _CATEGORY) for column in listed}
         some = [{"required": [column]} for column in columns]
         schemas[f"Row of {name}"] = {"type": "object", "properties": columns, "anyOf": some}
         names.append({"$ref": f"#/components/schemas/{_pointer(f'Row of {name}')}"})
-    row = names[0] if len(names) == 1 else {"anyOf": names}
+    return schemas, names[0] if len(names) == 1 else {"anyOf": names}
+
+
+def _predict(names: Sequence[str], row: Mapping[str, Any], rows: int) -> dict[str, Any]:
     predict: dict[str, Any] = {
         "summary": "Score rows",
         "parameters": [
-            _query("model", "which model", {"type": "string", "enum": list(plans)}),
+            _query("model", "which model", {"type": "string", "enum": list(names)}),
             _query("version", "only if this version answers", {"type": "string"}),
             _query("explain", "so many of the strongest features of each row", _EXPLAIN),
             _query("lineage", "what the version has learnt", {"type": "string"}),
@@ -79,60 +98,56 @@ def describe(
         "responses": _responses("Probabilities, in the order of the rows", "Predictions", *_OF_BODIES),
     }
     predict["responses"]["200"]["content"][ARROW] = {"schema": {"type": "string", "format": "binary"}}
-    model = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "enum": list(plans)}}
-    described: dict[str, Any] = {
-        "openapi": "3.1.0",
-        "info": {"title": "Penstock", "version": __version__},
-        "paths": {
-            "/predict": {"post": predict},
-            "/v2/models/{name}": {
-                "get": {
-                    "summary": "Inputs and outputs of a model",
-                    "parameters": [model],
-                    "responses": _responses("Metadata", "Model", "404"),
-                }
-            },
-            "/v2/models/{name}/ready": {
-                "get": {
-                    "summary": "It answers",
-                    "parameters": [model],
-                    "responses": _responses("Yes", None, "404", no="503"),
-                }
-            },
-            "/v2/models/{name}/infer": {
-                "post": {
-                    "summary": "Score tensors (Open Inference Protocol)",
-                    "parameters": [model],
-                    "requestBody": {"required": True, "content": {"application/json": {"schema": _INFER}}},
-                    "responses": _responses("One tensor: score", "Inference", *_OF_BODIES),
-                }
-            },
-            "/v2/health/live": {"get": {"summary": "It lives", "responses": _responses("Yes", None)}},
-            "/v2/health/ready": {"get": {"summary": "It answers", "responses": _responses("Yes", None, no="503")}},
-            "/v2": {"get": {"summary": "The server", "responses": _responses("Metadata", None)}},
-            "/v2/models": {"get": {"summary": "The models", "responses": _responses("Names and versions", None)}},
-            "/metrics": {
-                "get": {
-                    "summary": "For Prometheus",
-                    "responses": {"200": {"description": "Text", "content": {"text/plain": {}}}},
-                }
-            },
-        },
-        "components": {"schemas": schemas},
+    return predict
+
+
+def _paths(names: Sequence[str], row: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    model = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "enum": list(names)}}
+    version = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
+    infer = {
+        "summary": "Score tensors (Open Inference Protocol)",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _INFER}}},
+        "responses": _responses("One tensor: score", "Inference", *_OF_BODIES),
     }
-    if with_token:
-        for path, methods in described["paths"].items():
-            if not path.startswith("/v2/health/"):
-                for what in methods.values():
-                    what["responses"]["401"] = _ERROR
-        described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        described["security"] = [{"token": []}]
-        for path in ("/v2/health/live", "/v2/health/ready"):
-            described["paths"][path]["get"]["security"] = []
-    return described
+    metrics = {"200": {"description": "Text", "content": {"text/plain": {}}}}
+    return {
+        "/predict": {"post": _predict(names, row, rows)},
+        "/v2/models/{name}": {
+            "get": {
+                "summary": "Inputs and outputs of a model",
+                "parameters": [model],
+                "responses": _responses("Metadata", "Model", "404"),
+            }
+        },
+        "/v2/models/{name}/ready": {
+            "get": {
+                "summary": "It answers",
+                "parameters": [model],
+                "responses": _responses("Yes", None, "404", no="503"),
+            }
+        },
+        "/v2/models/{name}/infer": {"post": {**infer, "parameters": [model]}},
+        "/v2/models/{name}/versions/{version}/infer": {"post": {**infer, "parameters": [model, version]}},
+        "/v2/health/live": {"get": {"summary": "It lives", "responses": _responses("Yes", None)}},
+        "/v2/health/ready": {"get": {"summary": "It answers", "responses": _responses("Yes", None, no="503")}},
+        "/v2": {"get": {"summary": "The server", "responses": _responses("Metadata", None)}},
+        "/v2/models": {"get": {"summary": "The models", "responses": _responses("Names and versions", None)}},
+        "/metrics": {"get": {"summary": "For Prometheus", "responses": metrics}},
+    }
 
 
-_OF_BODIES = ("400", "404", "408", "413", "415", "429")
+def _ask_for_token(described: dict[str, Any]) -> None:
+    for path, methods in described["paths"].items():
+        if path.startswith("/v2/health/"):
+            methods["get"]["security"] = []
+            continue
+        for what in methods.values():
+            what["responses"] = {**what["responses"], "401": _ERROR}
+    described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    described["security"] = [{"token": []}]
+
+
+_OF_BODIES = ("400", "404", "408", "413", "415", "429", "503")
 _EXPLAIN = {"type": "integer", "minimum": 1, "maximum": 10_000}
 _CONTRIBUTION = {
     "type": "object",
