@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from penstock.kernels.index import Index, list_rows, place, pull
+from penstock.kernels.index import Index, place, pull
 
 NO_SUMS, NO_SEEN = np.empty(0, np.uint64), np.empty(0, np.uint8)
 
@@ -35,9 +35,6 @@ def test_the_examples_in_the_docstrings():
     index = index._replace(slots=np.zeros(14, np.uint64))
     assert place(index, 0, u64(2, 1 << 63), np.ones((2, 1), np.float32)) == 3
     assert index.slots.tolist()[::2] == [2, 0, 1 << 63, 0, 0, 0, 0]
-    keys, weights = np.empty(2, np.uint64), np.empty((2, 1), np.float32)
-    assert list_rows(index_of({6: [1], 8: [2]}, 4), keys, weights) == 2
-    assert keys.tolist() == [6, 8] and weights.tolist() == [[1], [2]]
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 5])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +39,6 @@ def test_a_file_answers_as_memory_does(n: int, dim: int, tmp_path: Path) -> None
     found = memory.pull(asked)
     np.testing.assert_array_equal(found[: len(keys)], weights)
     np.testing.assert_array_equal(found, mapped.pull(asked))
-    np.testing.assert_array_equal(mapped.items()[0], keys)
-    np.testing.assert_array_equal(mapped.items()[1], weights)
     assert [p.name for p in path.parent.iterdir()] == ["weights.index"]
 
 
@@ -118,3 +119,29 @@ def test_the_newest_row_in_an_overlay_counts(layers: list[dict[int, float]]) -> 
     base = WeightIndex.build([(asked, np.full((len(asked), 1), 7, np.float32))], rows=len(asked), dim=1)
     found = base.pull(asked, overlay.index)[:, 0].tolist()
     assert found == [expected.get(key, 7.0) for key in asked.tolist()]
+
+
+def test_threads_may_write_one_index_at_once(tmp_path: Path) -> None:
+    keys, weights = some_rows(20_000)
+    path = tmp_path / "weights.index"
+
+    def write(_: int) -> float:
+        WeightIndex.write(path, in_parts(keys, weights, 500), rows=len(keys), dim=1, source="x")
+        found = WeightIndex.open(path, source="x")
+        assert found is not None
+        return float(found.pull(keys).sum())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(write, range(24))) == {float(weights.sum())}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["weights.index"]
+
+
+def test_a_full_disk_is_an_error_and_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    keys, weights = some_rows(100)
+    with pytest.raises(StorageError, match="No space left on device"):
+        WeightIndex.write(tmp_path / "weights.index", [(keys, weights)], rows=100, dim=1, source="x")
+    assert not list(tmp_path.iterdir())

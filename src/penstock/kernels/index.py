@@ -16,7 +16,7 @@ from penstock.kernels.compile import inlined, kernel, pointer, prefetch
 from penstock.kernels.hashing import mix
 from penstock.kernels.rows import NOWHERE, ONE, TWO, ZERO
 
-__all__ = ["PAGE_WORDS", "Index", "list_rows", "place", "pull", "sum_pages"]
+__all__ = ["PAGE_WORDS", "Index", "place", "pull", "sum_pages"]
 
 PAGE_BITS = 9
 PAGE_WORDS = 1 << PAGE_BITS
@@ -161,21 +161,3 @@ def sum_pages(slots: Any, begin: int, end: int, sums: Any) -> None:
     at = pointer(slots)
     for page in range(begin, end):
         sums[page] = page_sum(at, np.uint64(page))
-
-
-@kernel
-def list_rows(index: Any, keys: Any, weights: Any) -> int:
-    """All rows, by rising key, into ``keys`` u64[n] and ``weights`` f32[n, dim]; returns how many.
-
-    Of ``{6: 1, 8: 2}``: ``keys == [6, 8]``, ``weights == [[1], [2]]``.
-    """
-    slots, words = index.slots, index.slots.view(np.float32)
-    stride = np.int64(index.stride)
-    n = 0
-    for at in range(0, slots.size - stride + 1, stride):
-        if slots[at] != ZERO:
-            keys[n] = slots[at]
-            for d in range(weights.shape[1]):
-                weights[n, d] = words[at * 2 + 2 + d]
-            n += 1
-    return n

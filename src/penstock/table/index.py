@@ -11,6 +11,7 @@ import contextlib
 import mmap
 import os
 import sys
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -82,16 +83,22 @@ class WeightIndex:
             StorageError: it cannot be written.
             ValueError: as ``build``.
         """
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            # A name of its own: other threads, and other hosts, may write the same index.
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+            os.close(handle)
+            temporary = Path(name)
+            temporary.chmod(0o644)
             _write(temporary, parts, rows, dim, source)
             temporary.replace(path)
         except OSError as error:
             raise StorageError(f"{path}: cannot write the index: {error.strerror or error}") from error
         finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+            if temporary is not None:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
 
     @staticmethod
     def open(path: Path, *, source: str) -> WeightIndex | None:
@@ -146,12 +153,6 @@ class WeightIndex:
         if damaged >= 0:
             raise ModelError(f"{self.mapped}: damaged: a page does not have its checksum; remove the file")
         return out
-
-    def items(self) -> tuple[Keys, Floats]:
-        """All keys u64[rows], rising, and weights f32[rows, dim], unchecked."""
-        keys, weights = np.empty(self.rows, np.uint64), np.empty((self.rows, self.dim), np.float32)
-        kernels.list_rows(self.kernel, keys, weights)
-        return keys, weights
 
 
 NO_ROWS = WeightIndex(
@@ -215,14 +216,16 @@ def _write(path: Path, parts: Parts, rows: int, dim: int, source: str) -> None:
     homes, stride = _homes(rows), _stride(dim)
     most = -(-(homes + rows + 1) * stride // kernels.PAGE_WORDS)
     with path.open("w+b") as handle:
-        handle.truncate(_PAGE_NBYTES * (1 + most))  # a hole: only what is written takes room
+        handle.truncate(_PAGE_NBYTES * (1 + most))
         memory = mmap.mmap(handle.fileno(), _PAGE_NBYTES * (1 + most))
         slots: NDArray[np.uint64] = np.frombuffer(memory, np.uint64)[kernels.PAGE_WORDS :]
         sums = np.zeros(most, np.uint64)
         index = kernels.Index(slots, np.uint64(homes), np.uint64(stride), _NO_SUMS, _NO_SEEN)
-        end, count, summed = 0, 0, 0
+        end, count, summed, room = 0, 0, 0, 0
         for keys, weights in parts:
             count = _counted(count + len(keys), rows)
+            # To write into a hole of a mapped file on a full disk ends the process.
+            room = _make_room(handle.fileno(), room, (max(end, homes) + len(keys) + 1) * stride)
             end = _place(index, end, keys, weights)
             done = end * stride // kernels.PAGE_WORDS  # while they are in memory
             kernels.sum_pages(slots, summed, done, sums)
@@ -248,6 +251,14 @@ def _write(path: Path, parts: Parts, rows: int, dim: int, source: str) -> None:
         handle.write(_head_page(head))
         handle.flush()
         os.fsync(handle.fileno())
+
+
+def _make_room(file: int, room: int, words: int) -> int:
+    """Have the disk keep room for so many words; ``room`` is for how many pages it does."""
+    pages = -(-words // kernels.PAGE_WORDS)
+    if pages > room and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, _PAGE_NBYTES * (1 + pages))
+    return max(room, pages)
 
 
 def _head_page(head: _Head) -> bytes:

@@ -127,6 +127,10 @@ def remove_unused(mapped: Path, tables: Iterable[ServedTable]) -> None:
                 os.utime(path)
             elif path.stat().st_mtime < time.time() - _UNUSED_S:
                 path.unlink()
+    for left in mapped.glob(".*.index.*.tmp"):  # of somebody who was killed
+        with contextlib.suppress(OSError):
+            if left.stat().st_mtime < time.time() - _UNUSED_S:
+                left.unlink()
 
 
 def _has_gone(base: WeightIndex) -> bool:
