@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 import penstock as ps
-from penstock.errors import ConfigError, ModelError
+from penstock.errors import ConfigError, ModelError, StorageError
 from penstock.models import Publisher, pin_version
 from penstock.serve.start import Named, parse_canary, parse_model
 from penstock.serve.versions.follow import Follower
@@ -268,6 +268,27 @@ def test_a_damaged_index_is_told_apart_from_the_request_and_made_anew(trainer: T
     ):
         until(lambda: ask(connection, "/predict", rows)[0] == 200, running)
         assert trainer.check(ask(connection, "/predict", rows)[1]) == "1"
+
+
+def test_a_damaged_index_is_made_anew_while_versions_are_tried_on_recent_rows(
+    trainer: Trainer, tmp_path: Path
+) -> None:
+    trainer.learn()
+    trainer.publish(rows_of_all_kinds(2000, seed=5))
+    one = Follower("ctr", LocalVersions(trainer.folder), Loader(folder=trainer.folder, mapped=tmp_path / "index"))
+    scorer = one.first(wait=False, say=print)
+    path = scorer.tables["weights"].base.mapped
+    assert path is not None
+    data = bytearray(path.read_bytes())
+    for page in range(1, len(data) // 4096):
+        data[4096 * page + 5] ^= 1
+    scorer.tables["weights"].base.kernel.seen[:] = 0
+    path.write_bytes(data)
+    with pytest.raises(StorageError):
+        predict(scorer)
+    assert scorer.damaged and not path.exists()
+    found = one.look()
+    assert found is not None and trainer.check(predict(found)) == "2"
 
 
 def test_a_server_follows_rolls_back_and_lists(trainer: Trainer) -> None:

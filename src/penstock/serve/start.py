@@ -146,12 +146,12 @@ class Serving:
         """
         scorers = {}
         for model in self._models:
-            follower = self._follower(model, "")
+            follower = self._follower(model, canary=False)
             scorers[model.name] = scorer = follower.first(wait=self._follow, say=say)
             say(f"model {model.name}: version {scorer.version}, {scorer.rows:,} features, from {model.place}")
         canaries = {}
         for model in self._canaries:
-            scorer = self._follower(model, "canary-").first(wait=self._follow, say=say)
+            scorer = self._follower(model, canary=True).first(wait=self._follow, say=say)
             canaries[model.name] = Canary(scorer=scorer, share=model.share or 0.0)
             say(
                 f"canary of {model.name}: version {scorer.version}, from {model.place}, gets "
@@ -188,7 +188,7 @@ class Serving:
         for follower, canary in self._followers:
             if not self._follow and follower.scorer is not None:
                 # What is mapped may be found damaged, and is then made anew; it stays that version.
-                follower.version = int(follower.scorer.version)
+                follower.version, follower.fixed = int(follower.scorer.version), True
             if self._follow or self._mapped:
                 follower.start(
                     loop,
@@ -196,8 +196,8 @@ class Serving:
                     functools.partial(loop.call_soon_threadsafe, self.app.refused, follower.name),
                 )
 
-    def _follower(self, model: Named, prefix: str) -> Follower:
-        own = f"{prefix}{model.name}"
+    def _follower(self, model: Named, *, canary: bool) -> Follower:
+        own = f"{model.name}/canary" if canary else model.name
         remote = is_url(model.place)
         folder = Path(model.place.removeprefix("file://"))
         root = self._own_folder(own) if remote else folder
@@ -210,7 +210,7 @@ class Serving:
             )
         loader = Loader(folder=root, mapped=mapped)
         follower = Follower(model.name, versions, loader, version=model.version, gate=self._gate)
-        self._followers.append((follower, bool(prefix)))
+        self._followers.append((follower, canary))
         return follower
 
     def _own_folder(self, name: str) -> Path:

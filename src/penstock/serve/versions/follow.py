@@ -47,6 +47,8 @@ class Follower:
     ) -> None:
         """``version`` is the one to serve, whatever is published; None for the pinned, else the newest."""
         self.name, self.versions, self.version = name, versions, version
+        self.fixed = False
+        """Whether no other version is looked for, only whether what answers was found damaged."""
         self.refused = 0
         """Versions that were not switched to."""
         self.scorer: Scorer | None = None
@@ -127,8 +129,9 @@ class Follower:
         answering = self.scorer
         damaged = answering is not None and answering.damaged
         due = self._refused is not None and time.monotonic() >= self._again_s
-        if not (self.versions.changed() or damaged or due):
+        if not (damaged or due or (not self.fixed and self.versions.changed())):
             return None
+        before = None if damaged else answering
         wanted = None
         try:
             manifest, chosen = wanted = self.versions.wanted(self.version)
@@ -139,9 +142,9 @@ class Follower:
             if self._refused is not None and wanted == self._refused[0] and not due:
                 return None
             self.versions.fetch(manifest)
-            scorer = self._loader.load(manifest, answering)
+            scorer = self._loader.load(manifest, before)
             if not chosen:  # whoever goes back to a version has his reasons
-                self._gate.check(scorer, answering, self._recent(manifest))
+                self._gate.check(scorer, before, self._recent(manifest))
             self.check(scorer)
         except PenstockError as error:
             self._refuse(wanted, str(error))

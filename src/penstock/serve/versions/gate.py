@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock.batch import Floats
-from penstock.errors import ConfigError, DataError, ModelError
+from penstock.errors import ConfigError, DataError, ModelError, StorageError
 from penstock.metrics import BinaryMetrics, Scores
 from penstock.serve.scorer import Scorer
 
@@ -65,8 +65,8 @@ class Gate:
             return
         try:
             before = _measure(answering.score_table(recent), labels)
-        except DataError:
-            return  # it is a model of other columns
+        except (DataError, StorageError):
+            return  # it is a model of other columns, or its file is damaged
         if found.logloss > self.worst_logloss * before.logloss:
             raise ModelError(
                 f"{what}: logloss {found.logloss:.4g}, allowed {self.worst_logloss:g} x {before.logloss:.4g} of "

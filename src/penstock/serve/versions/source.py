@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from penstock.errors import ModelError
 from penstock.models import read_manifest, read_pin, read_version
 from penstock.models.history import kept_versions
 from penstock.models.manifest import all_files
@@ -157,7 +158,8 @@ class RemoteVersions:
 def _before(root: Path, version: int) -> Iterator[dict[str, Any]]:
     for each in sorted(kept_versions(root), reverse=True):
         if each < version:
-            yield read_version(root, each)
+            with contextlib.suppress(ModelError):  # a damaged one is none to begin with
+                yield read_version(root, each)
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
