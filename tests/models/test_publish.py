@@ -182,3 +182,14 @@ def test_a_few_older_versions_stay_spread_over_time(tmp_path: Path, monkeypatch:
     assert ages[:4] == [0, 10, 20, 30]
     assert 4 <= len(ages[4:]) <= 5 and ages[-1] > 280  # one of each 100 seconds
     assert read_manifest(tmp_path)["version"] == 100
+
+
+def test_numbers_of_seven_digits_go_on(tmp_path: Path) -> None:
+    model = ps.Linear(PLAN, segments=4, slots=1)
+    learn(model, list(range(1, 101)))
+    (tmp_path / "v999999").mkdir(parents=True)
+    publisher = Publisher(tmp_path, KeepVersions(newest=2, for_s=0))
+    for n in range(4):
+        learn(model, list(range(1, 101)))
+        assert publisher.publish(model)["version"] == 1_000_000 + n
+    assert {path.name for path in tmp_path.glob("v[0-9]*")} == {"v1000002", "v1000003"}

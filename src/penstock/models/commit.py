@@ -6,6 +6,7 @@ Replacing ``manifest.json`` is the commit. Where a folder keeps versions that we
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ import msgspec
 
 from penstock.errors import ConfigError, ModelError, StorageError
 from penstock.kill import kill_point
-from penstock.models.history import History
+from penstock.models.history import History, version_file
 from penstock.models.manifest import FORMAT, all_files, read_manifest
 from penstock.storage import storage_errors, sync_folder, write_atomically
 
@@ -29,7 +30,7 @@ __all__ = [
 
 EXAMPLES = "_examples.json"
 """Is in a folder of a pipeline's examples, which are replaced as a whole."""
-_VERSIONS = "v[0-9][0-9][0-9][0-9][0-9][0-9]"
+_VERSION = re.compile(r"v(\d{6}|[1-9]\d{6,})")
 
 
 def new_version(root: str | Path) -> tuple[int, Path]:
@@ -43,7 +44,7 @@ def new_version(root: str | Path) -> tuple[int, Path]:
     with storage_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         check_not_foreign(root)
-        version = max((int(p.name[1:]) for p in root.glob(_VERSIONS)), default=0) + 1
+        version = max(_versions(root), default=0) + 1
         while True:
             folder = root / f"v{version:06d}"
             try:
@@ -80,9 +81,9 @@ def commit_manifest(root: str | Path, manifest: Mapping[str, Any], history: Hist
         kill_point(f"{root}: manifest replaced, older versions not removed")
         kept = {folder.name, *(entry["path"].split("/")[0] for entry in entries)}
         kept |= history.prune() if history is not None else set()
-        for old in root.glob(_VERSIONS):
+        for version, old in _versions(root).items():
             # A newer one is being written by somebody.
-            if old.name not in kept and old.name < folder.name:
+            if old.name not in kept and version < manifest["version"]:
                 shutil.rmtree(old, ignore_errors=True)
         for left in root.glob(".manifest.json.*.tmp"):
             left.unlink(missing_ok=True)
@@ -94,7 +95,14 @@ def discard_version(root: str | Path, version: int) -> None:
     with contextlib.suppress(ModelError):
         if read_manifest(root)["version"] == version:
             return
+    with contextlib.suppress(OSError):
+        (root / version_file(version)).unlink(missing_ok=True)
     shutil.rmtree(root / f"v{version:06d}", ignore_errors=True)
+
+
+def _versions(root: Path) -> dict[int, Path]:
+    """Folders of versions, by number."""
+    return {int(found[1]): path for path in root.iterdir() if (found := _VERSION.fullmatch(path.name))}
 
 
 def check_not_foreign(root: Path) -> None:

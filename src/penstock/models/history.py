@@ -178,18 +178,19 @@ def list_versions(root: str | Path) -> list[Kept]:
 class History:
     """Keeps versions of one folder."""
 
-    def __init__(self, root: Path, keep: KeepVersions | None = None) -> None:
-        self._root, self._keep = root, keep or KeepVersions()
+    def __init__(self, root: Path, keep: KeepVersions | None) -> None:
+        """``keep`` says which stay; None for all."""
+        self._root, self._keep = root, keep
         self._known: dict[int, tuple[float, frozenset[str]]] = {}
         """Of versions that were read before: when they were written, and the folders of their files."""
 
     @staticmethod
     def of(root: Path) -> History | None:
-        """The folder's, if it keeps versions."""
-        return History(root) if (root / VERSIONS).is_dir() else None
+        """The folder's, if it keeps versions; nothing that was published is forgotten by it."""
+        return History(root, None) if (root / VERSIONS).is_dir() else None
 
     def add(self, manifest: Mapping[str, Any]) -> None:
-        """KeepVersions a version that is about to become valid."""
+        """Keep a version that is about to become valid."""
         (self._root / VERSIONS).mkdir(exist_ok=True)
         file = self._root / version_file(manifest["version"])
         write_atomically(file, msgspec.json.encode(manifest))
@@ -214,6 +215,8 @@ class History:
 
     def _kept(self, there: list[int]) -> set[int]:
         """Of versions, newest first: the newest, and one of each slice of time before."""
+        if self._keep is None:
+            return set(there)
         kept = set(there[: self._keep.newest])
         now_s, slice_s = time.time(), self._keep.for_s / self._keep.newest
         slices: dict[int, int] = {}

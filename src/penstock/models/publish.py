@@ -8,6 +8,7 @@ their rows become many all are written anew.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,7 +73,7 @@ class CheckpointPublisher:
 
     def __init__(self, root: str | Path, keep: KeepVersions | None = None) -> None:
         self._root = Path(root)
-        self._history = History(self._root, keep)
+        self._history = History(self._root, keep or KeepVersions())
         self._linked: dict[str, str] = {}
         """By path in the checkpoint, the path here."""
 
@@ -122,6 +123,8 @@ class CheckpointPublisher:
                 (self._root / path).hardlink_to(checkpoint / entry["path"])
             except OSError:  # a disk that knows no links
                 shutil.copyfile(checkpoint / entry["path"], self._root / path)
+                with (self._root / path).open("rb") as handle:
+                    os.fsync(handle.fileno())
         linked[entry["path"]] = path
         return {**entry, "path": path}
 
@@ -132,7 +135,7 @@ class Publisher:
     def __init__(self, root: str | Path, keep: KeepVersions | None = None) -> None:
         """Begins with all rows, whatever is there."""
         self._root = Path(root)
-        self._history = History(self._root, keep)
+        self._history = History(self._root, keep or KeepVersions())
         self._tables: dict[str, _Published] = {}
         self._names: Mapping[str, Any] | None = None
 

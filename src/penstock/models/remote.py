@@ -255,7 +255,7 @@ class RemoteFolder:
     def _errors(self, name: str) -> Iterator[None]:
         try:
             yield
-        except (PenstockError, FileNotFoundError):
+        except PenstockError:
             raise
         except Exception as error:  # clients of stores raise what they like, in no common tree
             text = " ".join(str(error).split())[:300] or type(error).__name__
