@@ -12,8 +12,9 @@ import pytest
 
 import penstock as ps
 from penstock.errors import ConfigError, Interrupted, StorageError
-from penstock.models import load_model, read_manifest
+from penstock.models import KeepVersions, load_model, read_manifest
 from penstock.models.history import list_versions
+from penstock.models.remote import RemoteFolder
 from penstock.train.uploads import Uploads
 
 
@@ -123,3 +124,19 @@ def test_a_run_can_be_resumed_from_its_first_version_on(tmp_path: Path, monkeypa
     ps.fit(ps.Linear(FEATURES), table(), output=tmp_path / "run", publish=publish, progress=False)
     rows = session.RunFolder(tmp_path / "run").read_checkpoint()["state"]["rows"]
     assert 0 < rows < 60_000
+
+
+def test_the_end_of_a_run_forgets_no_version_that_it_kept(tmp_path: Path) -> None:
+    publish = ps.Publish(every_s=1e-6, keep=KeepVersions(newest=100))
+    ps.fit(ps.Linear(FEATURES), table(200_000), passes=8, output=tmp_path / "run", publish=publish, progress=False)
+    assert len(list_versions(tmp_path / "run")) > 20
+
+
+def test_a_file_that_was_pruned_meanwhile_is_an_error_of_the_store(tmp_path: Path) -> None:
+    model = ps.Linear(FEATURES)
+    ps.fit(model, table(1000), output=tmp_path / "run", progress=False)
+    manifest = read_manifest(tmp_path / "run")
+    for path in (tmp_path / "run").rglob("*.parquet"):
+        path.unlink()
+    with pytest.raises(StorageError, match="store/v000001"):
+        RemoteFolder(f"file://{tmp_path}/store").put(tmp_path / "run", manifest)

@@ -135,6 +135,7 @@ def coordinator(
         output=described.output.path,
         resume=resume,
         checkpoint_every_s=described.train.checkpoint_every_s,
+        publish=described.output.publish(),
         gather_s=gather_s,
         job=described.to_dict(),
     ) as prepared:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 import queue
 import threading
 import time
@@ -113,6 +114,7 @@ class _CoordinatorRole:
         publish = self._run.publish
         output = Path(self._run.output)
         self._publisher = CheckpointPublisher(output, publish.keep) if publish.every_s is not None else None
+        self._published = -math.inf
         self._uploads = Uploads(output, publish.to) if self._publisher and publish.to is not None else None
         self._seconds_before = 0.0
         self._rows_before = 0
@@ -268,8 +270,10 @@ class _CoordinatorRole:
 
     def _publish(self, manifest: dict[str, Any]) -> None:
         """Let those who serve have it. If they cannot, the run goes on, and the next one may succeed."""
-        if self._publisher is None:
+        every_s, now = self._run.publish_every_s, time.monotonic()
+        if self._publisher is None or every_s is None or now < self._published + every_s - TICK_S:
             return
+        self._published = now
         try:
             published = self._publisher.publish(self._root, manifest)
             if self._uploads is not None:

@@ -89,6 +89,8 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._uploads is not None:
+            self._uploads.stop()  # whoever goes on here must not be overtaken by it
         if self._lock is not None:
             os.ftruncate(self._lock, 0)
             os.close(self._lock)

@@ -14,6 +14,8 @@ __all__ = ["Uploads"]
 
 _AGAIN_S = 2.0
 """Until a copy that failed is tried again, if no newer version comes."""
+_LAST_S = 30.0
+"""For what is being copied, once nothing more is wanted."""
 _log = logging.getLogger(__name__)
 
 
@@ -65,7 +67,7 @@ class Uploads:
             self._closing, self._newest = True, None
             self._state.notify_all()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_LAST_S)
 
     def _run(self) -> None:
         while True:
@@ -87,4 +89,8 @@ class Uploads:
                 self._failed = failed
                 self._state.notify_all()
                 if failed is not None:
-                    self._state.wait_for(lambda: self._newest is None, _AGAIN_S)
+                    self._wait_for_another(manifest)
+
+    def _wait_for_another(self, manifest: dict[str, Any]) -> None:
+        """Until there is a newer version to copy, or nothing, or it is time to try again."""
+        self._state.wait_for(lambda: self._newest is not manifest, _AGAIN_S)
