@@ -29,6 +29,8 @@ from penstock.stream.spec import Pipeline
 
 __all__ = ["Bound", "Features"]
 
+_PIECE_ROWS = 1024
+"""Of a table that are completed at once: they are Python objects meanwhile, and others wait for them."""
 POLL_S = 0.1
 """Between two looks at the log."""
 _log = logging.getLogger(__name__)
@@ -99,10 +101,11 @@ class Features:
             self._thread.start()
 
     def stop(self) -> None:
-        """Have the thread end, and wait for it."""
+        """Have the thread end, wait for it, and free what reading took."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
+        self.current.close()
 
     def look(self) -> None:
         """Take in what is new; a log that cannot be read is told once, and what is known stays."""
@@ -250,12 +253,8 @@ class Bound:
         except DataError as error:
             if len(rows) == 1:
                 raise BadRow(0, str(error)) from error
-            for n in range(len(rows)):  # the one at fault is told, and no other
-                try:
-                    query.compute(table.slice(n, 1))
-                except DataError as of_one:
-                    raise BadRow(n, str(of_one)) from of_one
-            raise
+            n, why = _first_refused(query, table, error)  # the one at fault is told, and no other
+            raise BadRow(n, str(why)) from why
         for name, own in self._computed:
             for row, update, value in zip(rows, updates, found[name].to_pylist(), strict=True):
                 if not (own and name in row):
@@ -267,16 +266,34 @@ class Bound:
         Raises:
             DataError: a column has a value that no row may have, or a time lies before what is known.
         """
-        names = [name for name in table.column_names if name in self.names]
-        try:
-            rows = self.rows(table.select(names).to_pylist())
-        except BadRow as error:
-            raise DataError(str(error)) from error
-        for name in self._made:
-            made = pa.array([row[name] for row in rows], self._types.field(name).type)
+        brought = table.select([name for name in table.column_names if name in self.names])
+        pieces: dict[str, list[pa.Array]] = {name: [] for name in self._made}
+        for begin in range(0, table.num_rows, _PIECE_ROWS):
+            try:
+                rows = self.rows(brought.slice(begin, _PIECE_ROWS).to_pylist())
+            except BadRow as error:
+                raise DataError(str(BadRow(begin + error.row, error.message))) from error
+            for name, made_of in pieces.items():
+                made_of.append(pa.array([row[name] for row in rows], self._types.field(name).type))
+        for name, made_of in pieces.items():
+            made = pa.chunked_array(made_of, self._types.field(name).type)
             place = table.schema.get_field_index(name)
             table = table.append_column(name, made) if place < 0 else table.set_column(place, name, made)
         return table
+
+
+def _first_refused(query: RowQuery, table: pa.Table, error: DataError) -> tuple[int, DataError]:
+    """Number of a row that a query refuses, where it has refused the table, and why."""
+    begin, size = 0, table.num_rows
+    while size > 1:
+        half = size // 2
+        try:
+            query.compute(table.slice(begin, half))
+        except DataError as of_half:
+            size, error = half, of_half
+        else:
+            begin, size = begin + half, size - half
+    return begin, error
 
 
 def _kind(type_: pa.DataType) -> str:

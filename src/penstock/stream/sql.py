@@ -75,7 +75,7 @@ class Database:
         return found
 
     def prepare(self, sql: str) -> Any:
-        """A statement with parameters ``$1``, ``$2``, ... for ``value``."""
+        """A statement with parameters ``$1``, ``$2``, ... for ``values``."""
         return self._fetch(lambda: self.connection.extract_statements(sql))[0]
 
     def values(self, statement: Any, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
