@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from penstock.features import ColumnPlan, FeaturePlan
 from penstock.features.categories import BIAS, key_of_missing, key_of_number, seed_of
 from penstock.models import Linear, Model
 from penstock.score.hashing import integer_hashes, seal
+from penstock.storage import write_atomically
 
 __all__ = ["LIMIT_NBYTES", "OnnxExport", "write_onnx"]
 
@@ -186,11 +186,7 @@ def _cross_term(
 
 
 def _write(path: Path, data: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        beside.write_bytes(data)
-        beside.replace(path)
+        write_atomically(path, data)
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        beside.unlink(missing_ok=True)

@@ -56,6 +56,8 @@ def as_column(value: Any, type_: str) -> Any:
     """What a number becomes in a column of this Arrow type, where it is to be a category."""
     if isinstance(value, bool):
         return value if type_ == "bool" else int(value)
+    if type_ == "double" and isinstance(value, int):
+        return float(value)  # all that such a column can hold
     if type_ not in ("float", "halffloat") or not isinstance(value, int | float):
         return value
     narrow = np.float32(value)

@@ -43,6 +43,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = "application/json"
 _LARGE_NBYTES = 64 << 10
+_MEMBERS_MOST = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +207,11 @@ def _check_size(nbytes: int, allowed: int, what: str) -> None:
 
 
 def _decompressed(body: bytes, allowed: int) -> bytes:
-    pieces, nbytes = [], 0
+    pieces: list[bytes] = []
+    nbytes = 0
     while body:
+        if len(pieces) == _MEMBERS_MOST:  # each copies what is left
+            raise Refused(400, f"the body is gzip of more than {_MEMBERS_MOST:,} members")
         stream = zlib.decompressobj(wbits=31)
         try:
             piece = stream.decompress(body, allowed + 1 - nbytes)

@@ -6,6 +6,7 @@ left out.
 
 from __future__ import annotations
 
+import http.client
 import math
 import threading
 import time
@@ -88,7 +89,7 @@ class Servers:
         found: dict[str, Any]
         try:
             found = {"url": url, "error": None, "models": models_of(self._fetch(url))}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             reason = getattr(reason, "strerror", None) or reason
             found = {"url": url, "error": f"does not answer: {reason}"[:300]}
