@@ -76,7 +76,7 @@ def text_hashes(texts: Sequence[bytes]) -> Keys:
     # Little-endian words that begin at every byte.
     words: Keys = np.ndarray((len(data) - 7,), np.dtype("<u8"), data, strides=(1,))
     hashed = sizes.astype(np.uint64) * _LENGTH + _TEXT
-    for at in range(0, int(sizes.max(initial=0)), 8):
+    for at in range(0, int(np.max(sizes, initial=0)), 8):
         left = sizes - at
         longer = np.flatnonzero(left > 0)
         word = words[begins[longer] + at] & _LOW_BYTES[np.minimum(left[longer], 8)]
