@@ -162,18 +162,24 @@ def missing(package: str) -> str | None:
     try:
         importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return f"{package} is not installed (pip install 'penstock[bench]'): nothing to compare with"
+        from penstock.version import (
+            DISTRIBUTION,  # not above: peers import this module, from environments of theirs
+        )
+
+        return f"{package} is not installed (pip install '{DISTRIBUTION}[bench]'): nothing to compare with"
     return None
 
 
 def machine(*packages: str) -> dict[str, Any]:
     """What a figure depends on besides the code: processor, cores, versions; absent packages are missing."""
+    from penstock.version import DISTRIBUTION
+
     found = {}
-    for package in ("penstock", "numpy", "numba", "pyarrow", *packages):
+    for package in (DISTRIBUTION, "numpy", "numba", "pyarrow", *packages):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "from the checkout" if package == "penstock" else "missing"
+            found[package] = "from the checkout" if package == DISTRIBUTION else "missing"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"cores": cores, "processor": _processor(), "python": platform.python_version(), "versions": found}
 

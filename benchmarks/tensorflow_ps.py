@@ -47,7 +47,7 @@ __all__ = ["MISSING", "PYTHON", "run_peer"]
 PYTHON = "PENSTOCK_TF_PYTHON"
 """Environment variable that names the Python with TensorFlow, where it is not this one."""
 MISSING = (
-    f"tensorflow is not installed (pip install 'penstock[bench-tensorflow]', or {PYTHON}=its/bin/python): "
+    f"tensorflow is not installed (pip install 'penstock-ml[bench-tensorflow]', or {PYTHON}=its/bin/python): "
     "nothing to compare with"
 )
 

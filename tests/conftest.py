@@ -1,4 +1,8 @@
-"""Shared fixtures: tables that check themselves at the end, and the documented hash in plain Python."""
+"""Shared fixtures: tables that check themselves at the end, and the documented hash in plain Python.
+
+Hypothesis runs by one of two profiles. `fixed`, the default, depends on no chance and no clock: it tries the
+same examples in every run. `search` (`make fuzz`) draws new ones, and keeps those that fail in .hypothesis.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from penstock.optim import Optimizer
 from penstock.table import Table
 
 U64 = (1 << 64) - 1
+
+# A machine that is busy draws slowly, and that is no fault of a test.
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fixed", settings.get_profile("search"), derandomize=True, database=None)
+settings.load_profile(os.environ.get("PENSTOCK_HYPOTHESIS", "fixed"))
 
 
 @pytest.fixture(autouse=True)

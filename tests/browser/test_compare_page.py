@@ -21,8 +21,9 @@ from penstock.dash import Comparison, JobSummary, Machine, Point, Trial, WorkerF
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
+NO_CHROMIUM = "needs Chromium, as by: apt-get install chromium"
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 
 AROUND = """<!doctype html><title>frames</title><pre id="found"></pre>
 <iframe src="page.html" width="390" height="800"></iframe>

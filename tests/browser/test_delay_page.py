@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from penstock.dash.delay_page import write_delay_page
-from tests.browser.test_compare_page import AROUND, CHROMIUM, browse
+from tests.browser.test_compare_page import AROUND, CHROMIUM, NO_CHROMIUM, browse
 from tests.dash.test_delay_page import delays_of
 from tests.dash.test_page import NASTY
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["by arrival", "by event time"])

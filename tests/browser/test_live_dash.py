@@ -16,13 +16,13 @@ from penstock.dash.live.series import POINTS
 from penstock.data.clicks import ClickLog, write_clicks
 from penstock.train.progress import human
 from tests.browser.live_dash import LAYOUT, Watched, busy_folder, dashing
-from tests.browser.test_compare_page import CHROMIUM
+from tests.browser.test_compare_page import CHROMIUM, NO_CHROMIUM
 from tests.dash.live.helpers import cluster_line_of, line_of, write_lines
 from tests.dash.live.test_servers import NEW, prometheus
 from tests.log.helpers import free_port, process, until
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright for Python")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: make, or pip install playwright")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 
 SCHEMES = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
 

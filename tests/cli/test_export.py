@@ -41,7 +41,7 @@ def test_to_npz(penstock: Penstock, clicks: Path, model: str) -> None:
 
 
 def test_to_onnx(penstock: Penstock, clicks: Path, model: str) -> None:
-    pytest.importorskip("onnx", reason="needs penstock[onnx]")
+    pytest.importorskip("onnx", reason="needs penstock-ml[onnx]")
     status, out, err = penstock("export", model, "m.onnx")
     assert status == 0, err
     assert out.splitlines()[1:] == [
@@ -57,7 +57,7 @@ def test_to_onnx(penstock: Penstock, clicks: Path, model: str) -> None:
 
 
 def test_to_mlflow(penstock: Penstock, clicks: Path, model: str) -> None:
-    pyfunc = pytest.importorskip("mlflow.pyfunc", reason="needs penstock[mlflow]")
+    pyfunc = pytest.importorskip("mlflow.pyfunc", reason="needs penstock-ml[mlflow]")
     status, out, err = penstock("export", model, "folder", "--to", "mlflow")
     assert status == 0 and "features in folder\n" in out and not err
     assert pyfunc.load_model("folder").metadata.metadata == {"penstock_model_version": 1}
@@ -71,7 +71,7 @@ def test_a_package_that_is_not_there(
     penstock: Penstock, model: str, monkeypatch: pytest.MonkeyPatch, output: str, to: str, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    fails(penstock("export", model, output, "--to", to), f"pip install 'penstock[{package}]'")
+    fails(penstock("export", model, output, "--to", to), f"pip install 'penstock-ml[{package}]'")
     assert not Path(output).exists()
 
 

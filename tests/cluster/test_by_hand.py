@@ -21,6 +21,7 @@ import penstock as ps
 from penstock.engine.node import Access
 from penstock.models import load_model
 from penstock.transport import client_tls, read_token, server_tls
+from tests.log.helpers import free_port
 
 
 @pytest.fixture
@@ -42,12 +43,6 @@ def token(roles: Commands, tmp_path: Path) -> Path:
     assert made.ends() == 0
     assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
     return tmp_path / "token"
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def check_rows(folder: Path, clicks: Path, passes: int = 5) -> None:

@@ -17,8 +17,8 @@ from penstock.export import mlflow as flavor
 from tests.score.conftest import Exported, as_rows
 from tests.serve.conftest import rows_of_all_kinds
 
-mlflow = pytest.importorskip("mlflow", reason="needs penstock[mlflow]")
-pyfunc = pytest.importorskip("mlflow.pyfunc", reason="needs penstock[mlflow]")
+mlflow = pytest.importorskip("mlflow", reason="needs penstock-ml[mlflow]")
+pyfunc = pytest.importorskip("mlflow.pyfunc", reason="needs penstock-ml[mlflow]")
 
 
 def frame(table: pa.Table) -> pd.DataFrame:
@@ -49,7 +49,7 @@ def test_no_object_is_pickled_and_the_model_is_a_folder(exported: Exported, save
     loaded = ps.load(saved / "data" / "penstock")  # type: ignore[arg-type]
     np.testing.assert_array_equal(loaded.predict(exported.table), exported.model.predict(exported.table))
     requirements = (saved / "requirements.txt").read_text().split()
-    assert f"penstock=={ps.__version__}" in requirements
+    assert f"penstock-ml=={ps.__version__}" in requirements
     about = mlflow.models.Model.load(str(saved))
     assert about.flavors["python_function"]["loader_module"] == "penstock.export.mlflow"
 

@@ -23,7 +23,7 @@ from penstock.score import RowEncoder
 from tests.score.conftest import as_rows, trained
 from tests.serve.conftest import rows_of_all_kinds
 
-pytest.importorskip("onnx", reason="needs penstock[onnx]")
+pytest.importorskip("onnx", reason="needs penstock-ml[onnx]")
 ort = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
 WITHIN = 1e-6

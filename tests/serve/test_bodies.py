@@ -23,7 +23,9 @@ from tests.serve.conftest import Served, rows_of_all_kinds
 from tests.serve.test_app import INFER, ROW, arrow, call
 from tests.serve.test_rows import as_json
 
-fuzzed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+fuzzed = settings(
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], max_examples=150
+)
 
 
 @pytest.fixture(scope="module")

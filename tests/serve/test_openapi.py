@@ -68,7 +68,7 @@ def test_it_does_as_it_says(schema: Any, path: str, method: str, mode: Any) -> N
     examples = 50 if method == "POST" else 5
 
     @given(operation.as_strategy(generation_mode=mode))
-    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck), database=None)
     def compare(case: Any) -> None:
         assume(not is_huge(case.body))
         case.call_and_validate(excluded_checks=excluded)

@@ -32,7 +32,7 @@ FIELDS = [pa.field("ts", TIMESTAMP), pa.field("id", pa.string()), pa.field("site
 
 def processes() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["penstock.job.pipeline", "penstock.stream.chain", "deltalake", "duckdb"])
+    context.set_forkserver_preload(["tests.stream.preloaded"])
     return context
 
 

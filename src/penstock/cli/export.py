@@ -34,8 +34,8 @@ def export(model: str, output: str, format_: str | None, version: int | None, vo
 
     \b
     npz      a file for penstock.score, which needs NumPy alone
-    onnx     a file for ONNX runtimes; needs penstock[onnx]
-    mlflow   a folder that mlflow.pyfunc loads; needs penstock[mlflow]
+    onnx     a file for ONNX runtimes; needs the extra `onnx`
+    mlflow   a folder that mlflow.pyfunc loads; needs the extra `mlflow`
 
     All score as penstock predict does (with --vocabulary, what it lacks counts nothing);
     docs/export.md says how to use them.

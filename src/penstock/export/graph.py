@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import ConfigError
-from penstock.version import __version__
+from penstock.version import __version__, the_extra
 
 __all__ = ["Graph"]
 
@@ -34,7 +34,7 @@ class Graph:
         try:
             import onnx
         except ImportError as error:
-            raise ConfigError("ONNX needs the extra `onnx`: pip install 'penstock[onnx]'") from error
+            raise ConfigError(f"ONNX needs {the_extra('onnx')}") from error
         self._onnx: Any = onnx
         self._limit_nbytes, self._nbytes = limit_nbytes, 0
         self._nodes: list[Any] = []

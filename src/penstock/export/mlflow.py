@@ -27,7 +27,7 @@ from penstock.errors import ConfigError, DataError
 from penstock.features import ColumnPlan, FeaturePlan
 from penstock.models import Model, load_model
 from penstock.score.values import category
-from penstock.version import __version__
+from penstock.version import DISTRIBUTION, __version__, the_extra
 
 __all__ = ["log_model", "save_model"]
 
@@ -99,7 +99,7 @@ def _mlflow() -> Any:
         mlflow = importlib.import_module("mlflow")
         importlib.import_module("mlflow.pyfunc")
     except ImportError as error:
-        raise ConfigError("MLflow needs the extra `mlflow`: pip install 'penstock[mlflow]'") from error
+        raise ConfigError(f"MLflow needs {the_extra('mlflow')}") from error
     return mlflow
 
 
@@ -114,7 +114,7 @@ def _arguments(model: Model) -> Iterator[dict[str, Any]]:
             "loader_module": __name__,
             "data_path": f"{folder}/{_DATA}",
             "signature": _signature(model.plan),
-            "pip_requirements": [f"penstock=={__version__}", "pandas"],
+            "pip_requirements": [f"{DISTRIBUTION}=={__version__}", "pandas"],
         }
 
 

@@ -26,6 +26,7 @@ from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem, SubTreeFile
 from penstock.data.dictionaries import repeating_columns
 from penstock.errors import ConfigError, DataError, StorageError
 from penstock.kill import kill_point
+from penstock.version import the_extra
 
 __all__ = ["Conflict", "DataFile", "DeltaFolder", "Written", "require_deltalake"]
 
@@ -70,7 +71,7 @@ def require_deltalake() -> Any:
     try:
         import deltalake
     except ImportError as error:
-        raise ConfigError("event logs need the extra `stream`: pip install 'penstock[stream]'") from error
+        raise ConfigError(f"event logs need {the_extra('stream')}") from error
     return deltalake
 
 

@@ -88,7 +88,7 @@ def write_rows(
         return _write_sorted(folder, name, layout, keys, read, tag)
     files = []
     for piece in _pieces(chosen, int(table.rows.used[chosen].sum())):
-        parts = (table.to_arrow(segment) for segment in piece.tolist())
+        parts = (table.to_arrow(segment) for segment in piece[table.rows.used[piece] > 0].tolist())
         files.append((_name(name, tag, piece), parts, piece))
     return _write_all(Path(folder), layout.schema(), files)
 
@@ -289,12 +289,14 @@ class _Hashing(io.RawIOBase):
 def _row_groups(parts: Parts) -> Iterator[pa.Table]:
     """Rows in groups of about the size that readers take at once; none is empty."""
     held: list[pa.RecordBatch] = []
+    rows = 0
     for part in parts:
         held.append(part)
-        if sum(map(len, held)) >= ROWS_PER_GROUP:
+        rows += len(part)
+        if rows >= ROWS_PER_GROUP:
             yield pa.Table.from_batches(held).combine_chunks()
-            held = []
-    if any(map(len, held)):
+            held, rows = [], 0
+    if rows:
         yield pa.Table.from_batches(held).combine_chunks()
 
 

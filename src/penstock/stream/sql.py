@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from penstock.errors import ConfigError, DataError, StorageError
+from penstock.version import the_extra
 
 __all__ = ["Database", "identifier", "literal"]
 
@@ -47,7 +48,7 @@ class Database:
         try:
             import duckdb
         except ImportError as error:
-            raise ConfigError("pipelines need the extra `stream`: pip install 'penstock[stream]'") from error
+            raise ConfigError(f"pipelines need {the_extra('stream')}") from error
         self._duckdb = duckdb
         self.connection = duckdb.connect()
         for setting in _SETTINGS:

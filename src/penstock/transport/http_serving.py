@@ -14,6 +14,7 @@ from typing import Any
 
 from penstock.errors import ConfigError
 from penstock.transport.http import HttpLimits, HttpTls
+from penstock.version import the_extra
 
 __all__ = ["serve_http"]
 
@@ -46,7 +47,7 @@ def serve_http(
     try:
         from penstock.transport.http_server import Server
     except ImportError as error:
-        raise ConfigError(f"an HTTP server needs the extra `{extra}`: pip install 'penstock[{extra}]'") from error
+        raise ConfigError(f"an HTTP server needs {the_extra(extra)}") from error
     limits = replace(limits, connections=_affordable(limits.connections, on_warning))
     server = Server(app, limits, tls, on_drain)
     with _bound(host, port) as listener:

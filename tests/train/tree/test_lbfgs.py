@@ -94,5 +94,5 @@ def test_what_it_refuses(optimizer: ps.Optimizer, more: dict[str, Any], message:
 
 def test_without_scipy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
-    with pytest.raises(ConfigError, match=r"pip install 'penstock\[lbfgs\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'penstock-ml\[lbfgs\]'"):
         fit_tree(ps.Linear(FEATURES, optimizer=ps.SGD()), data(), strategy=TreeAggregate(solver="lbfgs"))

@@ -18,6 +18,7 @@ from typing import Any
 
 from penstock.dash.live.series import Series
 from penstock.errors import ConfigError
+from penstock.version import the_extra
 
 __all__ = ["Servers", "models_of"]
 
@@ -145,7 +146,7 @@ def models_of(text: str) -> list[dict[str, Any]]:
     try:
         from prometheus_client.parser import text_string_to_metric_families
     except ImportError as error:
-        raise ConfigError("--serve needs the extra `serve`: pip install 'penstock[serve]'") from error
+        raise ConfigError(f"--serve needs {the_extra('serve')}") from error
     samples: dict[str, list[tuple[dict[str, str], float]]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

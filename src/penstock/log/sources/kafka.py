@@ -22,6 +22,7 @@ from penstock.log.quarantine import Rejected
 from penstock.log.sources.decode import Decoder, Lines
 from penstock.log.sources.files import NewStream, make_from_values, make_stream
 from penstock.log.sources.pump import BATCH_NBYTES, BATCH_ROWS, Delivery, append, json_batch
+from penstock.version import the_extra
 
 __all__ = ["KafkaTopic", "follow_kafka"]
 
@@ -104,7 +105,7 @@ class _Reader:
         try:
             import confluent_kafka
         except ImportError as error:
-            raise ConfigError("to read Kafka needs the extra `kafka`: pip install 'penstock[kafka]'") from error
+            raise ConfigError(f"to read Kafka needs {the_extra('kafka')}") from error
         self._kafka = confluent_kafka
         self._log, self._name, self._topic, self._how, self._new = log, name, topic, how, new
         self._once, self._on_commit, self._warn = once, on_commit, warn

@@ -24,6 +24,7 @@ from penstock.log.quarantine import Rejected
 from penstock.log.sources.decode import Decoder, Lines
 from penstock.log.sources.files import NewStream, make_from_values, make_stream
 from penstock.log.sources.pump import BATCH_NBYTES, BATCH_ROWS, Delivery, append, json_batch
+from penstock.version import the_extra
 
 __all__ = ["NatsStream", "follow_nats"]
 
@@ -91,7 +92,7 @@ class _Reader:
             import nats.errors
             import nats.js.errors
         except ImportError as error:
-            raise ConfigError("to read NATS needs the extra `nats`: pip install 'penstock[nats]'") from error
+            raise ConfigError(f"to read NATS needs {the_extra('nats')}") from error
         self._nats = nats
         self._log, self._name, self._source, self._new = log, name, source, new
         self._once, self._on_commit, self._warn = once, on_commit, warn

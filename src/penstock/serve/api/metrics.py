@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from penstock.errors import ConfigError
 from penstock.serve.scorer import Scorer
 from penstock.serve.served import Served
+from penstock.version import the_extra
 
 if TYPE_CHECKING:
     from penstock.serve.features import Features
@@ -33,7 +34,7 @@ class Metrics:
         try:
             import prometheus_client as prometheus
         except ImportError as error:
-            raise ConfigError("a server needs the extra `serve`: pip install 'penstock[serve]'") from error
+            raise ConfigError(f"a server needs {the_extra('serve')}") from error
         self._models, self._write = models, prometheus.generate_latest
         self.registry = registry = prometheus.CollectorRegistry()
         model, role = ["model"], ["model", "role"]

@@ -13,7 +13,7 @@ from typing import Any
 from penstock.errors import ConfigError
 from penstock.serve.api.facts import FACTS, Facts
 from penstock.transport.http import Receive, Scope, Send, headers_of
-from penstock.version import __version__
+from penstock.version import __version__, the_extra
 
 try:
     from opentelemetry import trace
@@ -23,7 +23,7 @@ try:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError as error:
-    raise ConfigError("traces need the extra `otel`: pip install 'penstock[otel]'") from error
+    raise ConfigError(f"traces need {the_extra('otel')}") from error
 
 __all__ = ["Tracing"]
 

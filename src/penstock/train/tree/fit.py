@@ -48,7 +48,7 @@ class TreeAggregate:
     executors   how many of these; None: as many as cores. The result does not depend on it
     solver      "optimizer" updates rows by the model's optimizer, as ``Online`` does; "lbfgs" looks
                 for the optimum of the loss of all rows with the optimizer's l2 (on every weight, the
-                bias too), always with ``batch_rows`` None; needs ``pip install 'penstock[lbfgs]'``
+                bias too), always with ``batch_rows`` None; needs the extra ``lbfgs``
     iterations  of L-BFGS at most
     ==========  =================================================================================
 

@@ -15,6 +15,7 @@ from penstock.batch import Floats, Keys
 from penstock.errors import ConfigError
 from penstock.models import Model
 from penstock.train.progress import Progress
+from penstock.version import the_extra
 
 if TYPE_CHECKING:
     from penstock.train.tree.fit import TreeSession
@@ -131,5 +132,5 @@ def _scipy_minimize() -> Any:
     try:
         from scipy.optimize import minimize
     except ImportError as error:
-        raise ConfigError("solver lbfgs needs SciPy: pip install 'penstock[lbfgs]'") from error
+        raise ConfigError(f"solver lbfgs needs SciPy, {the_extra('lbfgs')}") from error
     return minimize
